@@ -1,0 +1,90 @@
+"""jaxinterp: transformer forwards that accept interventions as data.
+
+    model, params, tokenizer = ji.load("english")
+    logits, cache = model.apply(params, tokens, {"z": ji.zero(ji.at(layer=2, head=1))}, capture=("resid_post",))
+
+Examples in docstrings assume `import jax, numpy as np, jax.numpy as jnp, jaxinterp as ji` and a small
+`model, params, tokens` such as those.
+"""
+
+from jaxinterp import tasks
+from jaxinterp.io.checkpoints import save
+from jaxinterp.io.load import builtin_models, load
+from jaxinterp.io.prompts import read_pairs
+from jaxinterp.io.results import save_effects
+from jaxinterp.metrics import Metric, cross_entropy, kl_divergence, log_prob, logit_diff, prob, rank
+from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.interventions import (
+    Intervention,
+    add,
+    apply_fn,
+    combine,
+    count_selected,
+    joined,
+    lerp,
+    partition,
+    place,
+    project_out,
+    replace,
+    replace_along,
+    scale,
+    stop_gradient,
+    zero,
+)
+from jaxinterp.model.run import Run
+from jaxinterp.model.sites import SiteSpec
+from jaxinterp.model.transformer import Transformer
+from jaxinterp.model.where import Where, at, per_example
+from jaxinterp.patching.ablation import ablation
+from jaxinterp.patching.activation import activation_patching, evaluate
+from jaxinterp.patching.cells import layer_windows
+from jaxinterp.patching.tracing import causal_tracing
+from jaxinterp.plots import effects_heatmap
+from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
+
+__all__ = [
+    "Intervention",
+    "Metric",
+    "Prompts",
+    "Run",
+    "SiteSpec",
+    "TokenPairs",
+    "Transformer",
+    "TransformerConfig",
+    "Where",
+    "ablation",
+    "activation_patching",
+    "add",
+    "apply_fn",
+    "at",
+    "builtin_models",
+    "causal_tracing",
+    "combine",
+    "count_selected",
+    "cross_entropy",
+    "effects_heatmap",
+    "evaluate",
+    "joined",
+    "kl_divergence",
+    "layer_windows",
+    "lerp",
+    "load",
+    "log_prob",
+    "logit_diff",
+    "partition",
+    "per_example",
+    "place",
+    "prob",
+    "project_out",
+    "rank",
+    "read_pairs",
+    "replace",
+    "replace_along",
+    "save",
+    "save_effects",
+    "scale",
+    "stop_gradient",
+    "tasks",
+    "tokenize_pairs",
+    "zero",
+]

@@ -1,0 +1,21 @@
+"""The command line: `jaxinterp sweep`, `jaxinterp models`, `jaxinterp sites MODEL`."""
+
+import sys
+
+from jaxinterp.cli.commands import list_models, list_sites, sweep
+from jaxinterp.cli.parse import parse
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0, or 2 after an error told in one line."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    command = {"sweep": sweep, "models": list_models, "sites": list_sites}[options.command]
+    try:
+        command(options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"jaxinterp {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"jaxinterp {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0

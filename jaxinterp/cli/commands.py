@@ -1,0 +1,130 @@
+"""What each command does: text goes in, the library is called, files and a table come out."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import xarray as xr
+
+from jaxinterp import tasks
+from jaxinterp.cli.report import print_effects, print_models, print_sites
+from jaxinterp.io.load import builtin_models, load
+from jaxinterp.io.prompts import FIELDS, read_pairs
+from jaxinterp.io.results import save_effects
+from jaxinterp.metrics import Metric, log_prob, logit_diff, prob
+from jaxinterp.model.config import suggest
+from jaxinterp.model.sites import SiteSpec, check_site
+from jaxinterp.patching.activation import activation_patching
+from jaxinterp.patching.cells import COORDINATES
+from jaxinterp.plots import effects_heatmap
+from jaxinterp.tasks.pairs import PromptPair
+from jaxinterp.tasks.prompts import TokenPairs, tokenize_pairs
+
+TASKS = ("indirect_objects", "agreement", "successions")
+
+
+def list_models(options: argparse.Namespace) -> None:
+    """`jaxinterp models`."""
+    print_models({name: load(name)[0] for name in builtin_models()})
+
+
+def list_sites(options: argparse.Namespace) -> None:
+    """`jaxinterp sites MODEL`."""
+    model, _, _ = load(options.model)
+    print_sites(model.sites)
+
+
+def sweep(options: argparse.Namespace) -> None:
+    """`jaxinterp sweep`."""
+    if options.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    if options.top < 1:
+        raise ValueError(f"--top must be at least 1, got {options.top}")
+    model, params, tokenizer = load(options.model, dtype=options.dtype)
+    if tokenizer is None:
+        raise ValueError(f"{options.model} has no tokenizer.json, so text cannot be turned into tokens")
+    over = tuple(options.over or _default_over(check_site(model.sites, options.site)))
+    pairs = _pairs(options, aligned="role" not in over)
+    prompts = tokenize_pairs(pairs, tokenizer)
+    base, source = prompts.corrupted, prompts.clean
+    if options.direction == "noising":
+        base, source = source, base
+    effects = activation_patching(
+        model, params, base, source, site=options.site, over=over, metric=_metric(options.metric, prompts),
+        normalize=not options.raw, max_bytes=options.max_bytes,
+    )  # fmt: skip
+    effects.attrs |= {"model": options.model, "metric": options.metric, "direction": options.direction}
+    effects = _with_tokens(effects, prompts)
+    folder = Path(options.output)
+    written = [*save_effects(effects, folder)]
+    if effects.ndim:
+        title = f"{options.model}: {options.direction}, {options.site}, {len(pairs)} prompts"
+        effects_heatmap(effects, folder / "effects.png", title=title)
+        written.append(folder / "effects.png")
+    print_effects(effects, prompts, options.top)
+    print("\nwritten: " + ", ".join(map(str, written)))
+
+
+def _default_over(spec: SiteSpec) -> list[str]:
+    return [axis for axis in ("layer", "head", "kv_head", "pos", "query", "key") if axis in spec.axes]
+
+
+def _pairs(options: argparse.Namespace, *, aligned: bool) -> list[PromptPair]:
+    """The prompts that were asked for: a file's, the command line's, or a generator's."""
+    inline = {name: getattr(options, name) or [] for name in FIELDS}
+    if options.prompts and any(inline.values()):
+        raise ValueError("give --prompts FILE or inline pairs, not both")
+    if options.prompts:
+        return read_pairs(options.prompts)
+    if any(inline.values()):
+        counts = {name: len(texts) for name, texts in inline.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"each inline pair needs all of --clean --corrupted --correct --wrong; got {counts}")
+        return [PromptPair(a, b, c, d, {}) for a, b, c, d in zip(*inline.values(), strict=True)]
+    if options.task not in TASKS:
+        raise ValueError(f"unknown task {options.task!r}; {suggest(options.task, TASKS)}")
+    if options.n < 1:
+        raise ValueError(f"--n must be at least 1, got {options.n}")
+    generate = getattr(tasks, options.task)
+    if not aligned:
+        return generate(options.n, seed=options.seed, split="held_out")
+    return _alike(generate, options)
+
+
+def _alike(generate: Any, options: argparse.Namespace) -> list[PromptPair]:
+    """Generated prompts of one structure, so that a position means the same in all: the commonest structure's."""
+    pool: list[PromptPair] = []
+    while len(pool) < 200 * options.n:
+        pool = generate(len(pool) + 100 * options.n, seed=options.seed, split="held_out")
+        structure, count = Counter(_structure(pair) for pair in pool).most_common(1)[0]
+        if count >= options.n:
+            break
+    alike = [pair for pair in pool if _structure(pair) == structure]
+    return alike[: options.n]
+
+
+def _structure(pair: PromptPair) -> Any:
+    return len(pair.clean.split()), tuple(sorted(pair.positions.items()))
+
+
+def _metric(name: str, prompts: TokenPairs) -> Metric:
+    if name == "logit_diff":
+        return logit_diff(prompts.correct, prompts.wrong)
+    return {"log_prob": log_prob, "prob": prob}[name](prompts.correct)
+
+
+def _with_tokens(effects: xr.DataArray, prompts: TokenPairs) -> xr.DataArray:
+    """The effects with token strings along their token axes; where prompts differ, the role or the first prompt's."""
+    strings = prompts.clean.strings
+    if strings is None or len({len(s) for s in strings}) > 1:
+        return effects
+    roles = {int(index[0]): name for name, index in prompts.clean.roles.items() if len(set(index.tolist())) == 1}
+    labels = []
+    for column, tokens in enumerate(zip(*strings, strict=True)):
+        same = len(set(tokens)) == 1
+        label = tokens[0] if same else f"{tokens[0]}…"
+        labels.append(f"{label} ({roles[column]})" if column in roles else label)
+    axes = [axis for axis in effects.dims if COORDINATES.get(str(axis)) in ("pos", "query", "key") and axis != "role"]
+    return effects.assign_coords({f"{axis}_token": (axis, labels) for axis in axes})

@@ -1,0 +1,64 @@
+"""What may be typed."""
+
+import argparse
+from collections.abc import Sequence
+
+from jaxinterp.model.config import CHOICES
+
+SWEEP_EXAMPLES = """examples:
+  jaxinterp sweep
+      every (layer, head, position) of the built-in model on indirect objects
+  jaxinterp sweep --site resid_pre --over layer pos --direction noising
+  jaxinterp sweep --over layer head role
+      the same by named position (S1, S2, IO, END ...), over prompts of any structure
+  jaxinterp sweep --model ./gpt2 --prompts pairs.jsonl --site mlp_out --over layer pos
+  jaxinterp sweep --clean "one two three" --corrupted "six seven eight" --correct four --wrong nine
+
+A prompts file is JSONL, or CSV with a header; each row holds clean, corrupted, correct and wrong.
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of one command; exits with a message for what cannot be meant."""
+    parser = argparse.ArgumentParser(prog="jaxinterp", description="Exact patching sweeps on transformers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="patch every head, position, ... and rank the effects",
+        description="Patches activations of one run into another, everywhere, and ranks what it does.",
+        epilog=SWEEP_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sweep.add_argument("--model", default="english", help="a built-in name, a folder, or a hub id (default: english)")
+    prompts = sweep.add_argument_group("prompts (default: indirect objects, from their generator)")
+    prompts.add_argument("--prompts", metavar="FILE", help="JSONL or CSV of prompt pairs")
+    prompts.add_argument("--task", default="indirect_objects", help="a generator of jaxinterp.tasks")
+    prompts.add_argument("--n", type=int, default=32, help="how many prompts to generate (default: 32)")
+    prompts.add_argument("--seed", type=int, default=0, help="of the generator (default: 0)")
+    for name in ("clean", "corrupted", "correct", "wrong"):
+        prompts.add_argument(
+            f"--{name}", action="append", metavar="TEXT", help=f"{name} text of an inline pair; may be repeated"
+        )
+    what = sweep.add_argument_group("sweep")
+    what.add_argument("--site", default="z", help="which activation (default: z, the heads' outputs)")
+    what.add_argument("--over", nargs="+", metavar="AXIS", help="axes of the sweep (default: all that the site has)")
+    what.add_argument(
+        "--direction",
+        choices=("denoising", "noising"),
+        default="denoising",
+        help="clean activations into the corrupted run (default), or the reverse",
+    )
+    what.add_argument(
+        "--metric", choices=("logit_diff", "log_prob", "prob"), default="logit_diff", help="(default: logit_diff)"
+    )
+    what.add_argument("--raw", action="store_true", help="effects in the metric's units, not as a share of the way")
+    what.add_argument("--dtype", choices=CHOICES["dtype"], help="(default: float32)", default="float32")
+    what.add_argument("--max-bytes", type=int, help="memory for a chunk of patches")
+    what.add_argument("--top", type=int, default=10, help="how many effects to print (default: 10)")
+    what.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
+
+    commands.add_parser("models", help="list the models that can be loaded")
+    sites = commands.add_parser("sites", help="list a model's sites with their axes and shapes")
+    sites.add_argument("model", metavar="MODEL", help="a built-in name, a folder, or a hub id")
+    return parser.parse_args(arguments)

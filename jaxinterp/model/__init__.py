@@ -1,0 +1,1 @@
+"""The transformer: its description, its forward pass, and edits to it."""

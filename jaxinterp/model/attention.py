@@ -1,0 +1,155 @@
+"""Attention: queries and keys, rotation, scores, patterns, head outputs, grouped queries without copies."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.layers import TapLike, at_least_float32, dropout, norm, rms_norm, token_positions
+from jaxinterp.model.params import Params
+from jaxinterp.model.where import Geometry
+
+#: Larger than any prompt: the window of a layer that sees everything.
+NO_WINDOW = np.iinfo(np.int32).max // 2
+
+
+def layer_data(config: TransformerConfig) -> dict[str, np.ndarray]:
+    """What differs from layer to layer besides weights, stacked by layer and scanned along with them.
+
+    `window` int[layer] if any layer has one; `frequencies` float64[layer, rotary_dim / 2] if positions rotate.
+    """
+    data: dict[str, np.ndarray] = {}
+    if any(w is not None for w in config.windows):
+        data["window"] = np.array([NO_WINDOW if w is None else w for w in config.windows], np.int32)
+    if config.positions == "rotary":
+        exponents = np.arange(0, config.rotary_dim, 2) / config.rotary_dim
+        data["frequencies"] = np.array(config.rotary_bases)[:, None] ** -exponents
+    return data
+
+
+def rotate(config: TransformerConfig, x: jax.Array, frequencies: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rotates each pair of the first `rotary_dim` dimensions by position * frequency.
+
+    Args:
+      x: [batch, pos, head, d_head]. frequencies: [rotary_dim / 2]. positions: int[batch or 1, pos].
+    """
+    wide = at_least_float32(x)
+    angles = positions[..., None, None] * frequencies.astype(wide.dtype)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    turned, kept = wide[..., : config.rotary_dim], wide[..., config.rotary_dim :]
+    if config.rotary_interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+    else:
+        first, second = jnp.split(turned, 2, axis=-1)
+    parts = first * cos - second * sin, second * cos + first * sin
+    if config.rotary_interleaved:
+        turned = jnp.stack(parts, axis=-1).reshape(turned.shape)
+    else:
+        turned = jnp.concatenate(parts, axis=-1)
+    return jnp.concatenate([turned, kept], axis=-1).astype(x.dtype)
+
+
+def allowed_keys(config: TransformerConfig, geometry: Geometry, window: jax.Array | None) -> jax.Array | None:
+    """Which keys each query may see: bool[batch or 1, query, key]; None if all. Queries start at `geometry.start`."""
+    query = jnp.arange(geometry.start, geometry.pos)[:, None]
+    key = jnp.arange(geometry.pos)[None, :]
+    allowed = None
+    if config.causal:
+        allowed = (key <= query)[None]
+    if window is not None:
+        near = (abs(query - key) < window)[None]
+        allowed = near if allowed is None else allowed & near
+    if geometry.mask is not None:
+        real = geometry.mask[:, None, :]
+        allowed = real if allowed is None else allowed & real
+    return allowed
+
+
+def attention(
+    config: TransformerConfig,
+    weights: Params,
+    data: dict[str, Any],
+    x: jax.Array,
+    place: jax.Array | None,
+    geometry: Geometry,
+    tap: TapLike,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """(what the heads add together, before any norm that follows; this block's keys and values).
+
+    Args:
+      weights: one block's. data: one layer's entry of `layer_data`.
+      x: the stream the block reads, [batch, rows, d_model], rows from `geometry.start` on.
+      place: the position embedding for positions="qk", [batch, rows, d_model].
+      prefix: keys (as attention reads them, rotated) and values of the rows before `geometry.start`.
+      key: random key for attention dropout.
+
+    Returns:
+      [batch, rows, d_model], and (keys, values) of all positions, [batch, pos, kv_head, d_head].
+    """
+    q, k, v = _queries_keys_values(config, weights, x, place, tap)
+    if config.positions == "rotary":
+        positions = token_positions(geometry)
+        q = tap("rot_q", rotate(config, q, data["frequencies"], positions))
+        k = tap("rot_k", rotate(config, k, data["frequencies"], positions))
+    if prefix is not None:
+        k, v = (jnp.concatenate([before, now], axis=1) for before, now in zip(prefix, (k, v), strict=True))
+
+    batch, n_rows = q.shape[:2]
+    grouped = q.reshape(batch, n_rows, config.n_kv_heads, config.groups, config.d_head)
+    scores = jnp.einsum("bqhgf,bkhf->bhgqk", grouped, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+    scores = scores.reshape(batch, config.n_heads, n_rows, -1) * config.scale
+    if config.attn_softcap is not None:
+        scores = config.attn_softcap * jnp.tanh(scores / config.attn_softcap)
+    scores = tap("scores", scores)
+    allowed = allowed_keys(config, geometry, data.get("window"))
+    if allowed is not None:
+        # a finite floor: rows of padding, which see nothing, stay finite and differentiable
+        scores = jnp.where(allowed[:, None], scores, jnp.finfo(scores.dtype).min)
+    pattern = tap("pattern", jax.nn.softmax(scores, axis=-1).astype(x.dtype))
+    pattern = dropout(key, config.attn_dropout, pattern)
+
+    grouped = pattern.reshape(batch, config.n_kv_heads, config.groups, n_rows, -1)
+    z = jnp.einsum("bhgqk,bkhf->bqhgf", grouped, v).reshape(batch, n_rows, config.n_heads, config.d_head)
+    z = tap("z", z)
+    if tap.wants("result"):
+        out = tap("result", jnp.einsum("bphf,hfd->bphd", z, weights["W_O"])).sum(axis=2)
+    else:
+        out = jnp.einsum("bphf,hfd->bpd", z, weights["W_O"])
+    return (out + weights["b_O"] if "b_O" in weights else out), (k, v)
+
+
+def _queries_keys_values(
+    config: TransformerConfig, weights: Params, x: jax.Array, place: jax.Array | None, tap: TapLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Unrotated q [batch, pos, head, d_head] and k, v [batch, pos, kv_head, d_head].
+
+    All three read one normalised stream unless `q_input`, `k_input` or `v_input` is named: then that reader
+    gets a private copy of the stream for each head, and normalises its own. Edits of `ln1` act on the copies too.
+    """
+    shared = norm(config, "ln1", weights, x, tap) if config.has_pre_norm else x
+    out = []
+    for name in ("q", "k", "v"):
+        W = weights[f"W_{name.upper()}"]
+        if tap.wants(f"{name}_input"):
+            copies = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], W.shape[0], x.shape[2]))
+            copies = tap(f"{name}_input", copies)
+            if config.has_pre_norm:
+                copies = jax.vmap(lambda one: norm(config, "ln1", weights, one, tap.edit), 2, 2)(copies)
+            if place is not None and name != "v":
+                copies = copies + place[:, :, None]
+            projected = jnp.einsum("bphd,hdf->bphf", copies, W)
+        else:
+            read = shared if place is None or name == "v" else shared + place
+            projected = jnp.einsum("bpd,hdf->bphf", read, W)
+        if f"b_{name.upper()}" in weights:
+            projected = projected + weights[f"b_{name.upper()}"]
+        if config.qk_norm and name != "v":
+            projected = tap(f"{name}_norm_in", projected)
+            axes = (-1,) if config.qk_norm == "head" else (-2, -1)
+            projected = rms_norm(config, weights[f"{name}_norm.w"], projected, axes)
+        out.append(tap(name, projected))
+    return out[0], out[1], out[2]

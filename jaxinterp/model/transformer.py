@@ -1,0 +1,378 @@
+"""The forward pass: blocks stacked and scanned, every named point a tap, resumable from any (layer, position)."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp.model.attention import attention, layer_data
+from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.interventions import (
+    Interventions,
+    at_layer,
+    check_interventions,
+    joined,
+    split_layers,
+)
+from jaxinterp.model.layers import TapLike, dropout, embed, mlp, norm, token_positions, unembed
+from jaxinterp.model.params import Params, block_names, check_params, init_params
+from jaxinterp.model.run import Run, check_reach, check_start, gather_rows
+from jaxinterp.model.sites import SiteSpec, model_sites
+from jaxinterp.model.tap import Tap, check_capture, kept_layers, write_layer
+from jaxinterp.model.where import Geometry, Where, is_concrete
+
+Cache = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformer:
+    """A transformer as a description: hashable, static under `jit`. Parameters are passed to every call.
+
+    Example:
+      >>> small = ji.TransformerConfig(n_layers=2, d_model=16, n_heads=2, d_vocab=20)
+      >>> model = ji.Transformer(small)
+      >>> params = model.init(jax.random.key(0))
+      >>> logits, cache = model.apply(params, jnp.array([[1, 2, 3]]), capture=("z",))
+      >>> logits.shape, cache["z"].shape
+      ((1, 3, 20), (2, 1, 3, 2, 8))
+    """
+
+    config: TransformerConfig
+
+    @property
+    def sites(self) -> dict[str, SiteSpec]:
+        """`{name: SiteSpec}` of every site this architecture has, in forward order."""
+        return model_sites(self.config)
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters, a flat dict of arrays with block weights stacked by layer. The key is consumed.
+
+        Example:
+          >>> params = model.init(jax.random.key(0))
+          >>> params["W_Q"].shape  # layer, head, d_model, d_head
+          (2, 4, 32, 8)
+        """
+        return init_params(self.config, key)
+
+    def apply(
+        self,
+        params: Params,
+        tokens: Any,
+        interventions: Interventions = {},  # noqa: B006  # never written to
+        *,
+        capture: Any = (),
+        mask: Any = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache]:
+        """One forward pass, edited by `interventions`.
+
+        Args:
+          params: as `init` makes them.
+          tokens: int[batch, pos].
+          interventions: `{site: one, or a tuple applied in order}`.
+          capture: site names, or `{site: where}` to keep only what `where` (from `ji.at`) selects; ranks are
+            kept, so what is kept of `z` is [layers, batch, positions, heads, d_head].
+          mask: bool[batch, pos], False at padding; each row one run of tokens, padded on either side. Positions
+            count from each prompt's first token. Rows of padding come out finite and meaningless.
+          key: turns dropout on, for training.
+
+        Returns:
+          logits [batch, pos, vocab] (float32 at least) and the cache `{site: array}`, layer first.
+
+        Raises:
+          TypeError, ValueError: before anything is compiled, for input that cannot be meant (unknown sites,
+            coordinates out of range, wrong shapes, tokens out of vocabulary, ...).
+
+        Example:
+          >>> without = {"z": ji.zero(ji.at(layer=1, head=2))}
+          >>> logits, cache = model.apply(params, tokens, without, capture=("resid_post",))
+          >>> cache["resid_post"].shape == model.sites["resid_post"].shape(*tokens.shape)
+          True
+        """
+        check_params(self.config, params)
+        tokens, mask = self.check_prompt(tokens, mask)
+        geometry = Geometry.of(tokens, mask)
+        sites = self.sites
+        check_interventions(sites, interventions, geometry)
+        named = check_capture(sites, capture, geometry)
+        logits, cache, _ = _forward(self, params, tokens, joined(interventions), named, mask, key, keep_run=False)
+        return logits, cache
+
+    def check_prompt(self, tokens: Any, mask: Any = None) -> tuple[jax.Array, jax.Array | None]:
+        """Tokens and mask as arrays; raises for shapes, ids and masks that no prompt of this model can have."""
+        return check_prompt(self.config, tokens, mask)
+
+    def run(self, params: Params, tokens: Any, *, mask: Any = None, interventions: Interventions = {}) -> Run:  # noqa: B006
+        """A forward pass that keeps what `resume` needs: the stream that enters each block, keys and values.
+
+        Args:
+          interventions: edits that this run, and every resumption of it, stands under.
+
+        Example:
+          >>> run = model.run(params, tokens)
+          >>> run.resid.shape[0] == model.config.n_layers + 1
+          True
+        """
+        check_params(self.config, params)
+        tokens, mask = self.check_prompt(tokens, mask)
+        check_interventions(self.sites, interventions, Geometry.of(tokens, mask))
+        _, _, run = _forward(self, params, tokens, joined(interventions), {}, mask, None, keep_run=True)
+        return run
+
+    def resume(
+        self,
+        params: Params,
+        run: Run,
+        interventions: Interventions = {},  # noqa: B006
+        *,
+        start_layer: Any,
+        start_pos: int = 0,
+        capture: Any = (),
+        positions: Any = None,
+        columns: Any = None,
+    ) -> tuple[jax.Array, Cache]:
+        """Continues a run under further edits, from one layer and one position on; nothing before is recomputed.
+
+        Equals `apply` with the run's own edits followed by `interventions`, as long as these reach nothing
+        before `start_layer` or `start_pos`. The start layer may be traced (one compilation serves all layers);
+        then forward- and jvp-mode derivatives only, for the loop is dynamic. Gradients go through `apply`.
+
+        Args:
+          run: from `model.run`.
+          start_layer: the first block to recompute, 0 to n_layers (which leaves the unembedding alone); int or traced.
+          start_pos: the first position to recompute; 0 for bidirectional models.
+          capture: as in `apply`; arrays cover the positions from `start_pos` on, and layers that were not
+            recomputed hold NaN.
+          positions: where logits are wanted: an int, ints, or `ji.per_example`; None for all from `start_pos` on.
+          columns: which columns of the unembedding are wanted: int[n] or int[batch, n]; None for all.
+
+        Returns:
+          logits [batch, positions, columns] and the cache.
+
+        Raises:
+          ValueError: an edit whose concrete coordinates lie before the start, a start out of range.
+
+        Example:
+          >>> run = model.run(params, tokens)
+          >>> edit = {"z": ji.zero(ji.at(layer=1, pos=slice(2, None)))}
+          >>> logits, _ = model.resume(params, run, edit, start_layer=1, start_pos=2, positions=-1)
+          >>> logits.shape == (tokens.shape[0], 1, model.config.d_vocab)
+          True
+        """
+        check_params(self.config, params)
+        sites = self.sites
+        geometry = Geometry.of(run.tokens, run.mask, start_pos)
+        check_start(self.config, start_layer, start_pos, run.tokens.shape[1])
+        check_interventions(sites, interventions, geometry)
+        check_reach(sites, interventions, start_layer, geometry)
+        named = check_capture(sites, capture, geometry)
+        if isinstance(positions, (int, list, tuple, np.ndarray)):
+            positions = np.atleast_1d(np.asarray(positions))
+        columns = None if columns is None else jnp.asarray(columns)
+        return _resume(self, params, run, joined(interventions), named, start_layer, start_pos, positions, columns)
+
+
+def check_prompt(config: TransformerConfig, tokens: Any, mask: Any) -> tuple[jax.Array, jax.Array | None]:
+    """Tokens and mask as arrays; raises for shapes, ids and masks that no prompt can have."""
+    shape = np.shape(tokens)
+    if len(shape) != 2:
+        raise ValueError(f"tokens must be int[batch, pos], got shape {shape}")
+    if 0 in shape:
+        raise ValueError(f"empty prompt: tokens have shape {shape}")
+    if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
+        raise TypeError(f"tokens must be integers, got {jnp.result_type(tokens)}")
+    if config.positions in ("learned", "qk") and shape[1] > config.n_ctx:
+        raise ValueError(f"tokens have {shape[1]} positions, the model has n_ctx = {config.n_ctx}")
+    if is_concrete(tokens):
+        ids = np.asarray(tokens)
+        if ids.min() < 0 or ids.max() >= config.d_vocab:
+            bad = int(ids.max() if ids.max() >= config.d_vocab else ids.min())
+            raise ValueError(f"token id {bad} is out of vocabulary: ids run from 0 to {config.d_vocab - 1}")
+    if mask is None:
+        return jnp.asarray(tokens), None
+    if np.shape(mask) != shape:
+        raise ValueError(f"mask has shape {np.shape(mask)}, tokens have {shape}")
+    if jnp.result_type(mask) != bool:
+        raise TypeError(f"mask must be boolean, True at tokens, got {jnp.result_type(mask)}")
+    if is_concrete(mask):
+        real = np.asarray(mask)
+        if not real.any(axis=1).all():
+            raise ValueError(f"empty prompt: row {int(np.argmin(real.any(axis=1)))} of mask has no token")
+        edges = np.diff(real.astype(np.int8), axis=1)
+        broken = ((edges == 1).sum(1) + real[:, 0] > 1) | ((edges == -1).sum(1) + real[:, -1] > 1)
+        if broken.any():
+            raise ValueError(f"row {int(np.argmax(broken))} of mask has padding inside the prompt")
+    return jnp.asarray(tokens), jnp.asarray(mask)
+
+
+def block(
+    config: TransformerConfig,
+    weights: Params,
+    data: dict[str, Any],
+    x: jax.Array,
+    place: jax.Array | None,
+    geometry: Geometry,
+    tap: TapLike,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """One block: (the stream after it, its keys and values at all positions). Arguments as in `attention`."""
+    pattern_key, attn_key, mlp_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+
+    def output(sublayer: str, name: str, out: jax.Array, out_key: jax.Array | None) -> jax.Array:
+        if config.has_output_norm:
+            out = norm(config, f"{name}_post", weights, tap(f"{sublayer}_pre_norm", out), tap)
+        return tap(sublayer, dropout(out_key, config.resid_dropout, out))
+
+    def post_norm(name: str, x: jax.Array) -> jax.Array:
+        return norm(config, name, weights, x, tap) if config.has_post_norm else x
+
+    x = tap("resid_pre", x)
+    heads, kv = attention(config, weights, data, x, place, geometry, tap, prefix, pattern_key)
+    attn_out = output("attn_out", "ln1", heads, attn_key)
+    if config.attn_only:
+        return tap("resid_post", post_norm("ln1", x + attn_out)), kv
+    mid = x if config.parallel else tap("resid_mid", post_norm("ln1", x + attn_out))
+    mlp_in = tap("mlp_in", mid)
+    read = norm(config, "ln2", weights, mlp_in, tap) if config.has_pre_norm else mlp_in
+    mlp_out = output("mlp_out", "ln2", mlp(config, weights, read, tap), mlp_key)
+    post = x + attn_out + mlp_out if config.parallel else post_norm("ln2", mid + mlp_out)
+    return tap("resid_post", post), kv
+
+
+@functools.partial(jax.jit, static_argnames=("model", "keep_run"))
+def _forward(
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    edits: dict[str, Any],
+    capture: dict[str, Where | None],
+    mask: jax.Array | None,
+    key: jax.Array | None,
+    *,
+    keep_run: bool,
+) -> tuple[jax.Array, Cache, Run | None]:
+    config, sites, geometry = model.config, model.sites, Geometry.of(tokens, mask)
+    outside = Tap(sites, geometry, edits, capture)
+    x, place = embed(config, params, tokens, token_positions(geometry), outside)
+    if key is not None:
+        key, embed_key = jax.random.split(key)
+        x = dropout(embed_key, config.resid_dropout, x)
+
+    inside = {name: where for name, where in capture.items() if sites[name].per_layer}
+    by_layer, shared = split_layers(edits, sites)
+    some_layers = {name: kept_layers(where, sites[name], geometry) for name, where in inside.items()}
+
+    def step(x: jax.Array, scanned: Any) -> tuple[jax.Array, Any]:
+        weights, data, layer_edits, layer, block_key = scanned
+        tap = Tap(sites, geometry, at_layer(layer_edits, shared), inside, layer)
+        after, kv = block(config, weights, data, x, place, geometry, tap, key=block_key)
+        return after, (tap.captured, (x, *kv) if keep_run else None)
+
+    scanned = (
+        {name: params[name] for name in block_names(config)},
+        {name: jnp.asarray(d) for name, d in layer_data(config).items()},
+        by_layer,
+        jnp.arange(config.n_layers),
+        None if key is None else jax.random.split(key, config.n_layers),
+    )
+    selected = {name: layers for name, layers in some_layers.items() if layers is not None}
+    if not selected:
+        x, (cache, kept) = jax.lax.scan(step, x, scanned)
+    else:
+        # a capture of some layers is carried, so that the others are never stored
+        shapes = jax.eval_shape(step, x, jax.tree.map(lambda leaf: leaf[0], scanned))[1][0]
+        buffers = {name: _blank(shapes[name], layers.shape[0]) for name, layers in selected.items()}
+
+        def step_carrying(carry: Any, scanned: Any) -> tuple[Any, Any]:
+            x, buffers = carry
+            x, (captured, kept) = step(x, scanned)
+            buffers = {
+                name: write_layer(buffer, selected[name], scanned[3], captured.pop(name))
+                for name, buffer in buffers.items()
+            }
+            return (x, buffers), (captured, kept)
+
+        (x, buffers), (cache, kept) = jax.lax.scan(step_carrying, (x, buffers), scanned)
+        cache = {**cache, **buffers}
+
+    run = None
+    if keep_run:
+        run = Run(tokens, mask, jnp.concatenate([kept[0], x[None]]), kept[1], kept[2], edits)
+    x = outside("resid_final", x)
+    logits = unembed(config, params, x, outside)
+    return logits, {name: (cache | outside.captured)[name] for name in capture}, run
+
+
+@functools.partial(jax.jit, static_argnames=("model", "start_pos"))
+def _resume(
+    model: Transformer,
+    params: Params,
+    run: Run,
+    edits: dict[str, Any],
+    capture: dict[str, Where | None],
+    start_layer: Any,
+    start_pos: int,
+    positions: Any,
+    columns: jax.Array | None,
+) -> tuple[jax.Array, Cache]:
+    config, sites = model.config, model.sites
+    edits = joined(run.interventions, edits)
+    geometry = Geometry.of(run.tokens, run.mask, start_pos)
+    outside = Tap(sites, geometry, edits, capture)
+    place = None
+    if config.positions == "qk":
+        _, place = embed(config, params, run.tokens[:, start_pos:], token_positions(geometry), outside)
+
+    inside = {name: where for name, where in capture.items() if sites[name].per_layer}
+    by_layer, shared = split_layers(edits, sites)
+    layers = {name: kept_layers(where, sites[name], geometry) for name, where in inside.items()}
+    stacked = (
+        {name: params[name] for name in block_names(config)},
+        {name: jnp.asarray(d) for name, d in layer_data(config).items()},
+        by_layer,
+        (run.k, run.v),
+    )
+
+    def step(layer: Any, x: jax.Array) -> tuple[jax.Array, Cache]:
+        # indexing by the loop counter, not scanning: the loop may start anywhere, and weights are never copied
+        weights, data, layer_edits, kv = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), stacked
+        )
+        tap = Tap(sites, geometry, at_layer(layer_edits, shared), inside, layer)
+        prefix = tuple(cached[:, :start_pos] for cached in kv) if start_pos else None
+        x, _ = block(config, weights, data, x, place, geometry, tap, prefix)
+        return x, tap.captured
+
+    x = jax.lax.dynamic_index_in_dim(run.resid, start_layer, keepdims=False)[:, start_pos:]
+    shapes = jax.eval_shape(step, 0, x)[1]
+    buffers = {
+        name: _blank(shape, config.n_layers if layers[name] is None else layers[name].shape[0])  # type: ignore[union-attr]
+        for name, shape in shapes.items()
+    }
+
+    def loop(layer: Any, carry: tuple[jax.Array, Cache]) -> tuple[jax.Array, Cache]:
+        x, buffers = carry
+        x, captured = step(layer, x)
+        return x, {n: write_layer(buffers[n], layers[n], layer, captured[n]) for n in buffers}
+
+    x, cache = jax.lax.fori_loop(start_layer, config.n_layers, loop, (x, buffers))
+    x = outside("resid_final", x)
+    late = outside.wants("ln_final.scale", "ln_final.normalized", "logits")
+    if not late:
+        x = gather_rows(x, positions, geometry)
+    logits = unembed(config, params, x, outside, None if outside.wants("logits") else columns)
+    if late:
+        logits = gather_rows(logits, positions, geometry)
+    if outside.wants("logits") and columns is not None:
+        index = columns if columns.ndim == 2 else columns[None]
+        logits = jnp.take_along_axis(logits, index[:, None], axis=-1)
+    return logits, {name: (cache | outside.captured)[name] for name in capture}
+
+
+def _blank(shape: jax.ShapeDtypeStruct, n: int) -> jax.Array:
+    """A buffer of `n` layers that says of every entry that it was never computed."""
+    return jnp.full((n, *shape.shape), jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0, shape.dtype)

@@ -1,0 +1,193 @@
+"""Activation patching: run one prompt with activations of another, and see what the metric makes of it.
+
+Denoising (base corrupted, source clean) asks what suffices to restore a behaviour; noising (base clean,
+source corrupted) what it needs. Specification: Heimersheim & Nanda 2024; Meng et al. 2022 for windows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from jaxinterp.metrics import Metric, check_metric
+from jaxinterp.model.interventions import Interventions, check_interventions, joined
+from jaxinterp.model.sites import check_site
+from jaxinterp.model.where import Geometry
+from jaxinterp.patching.cells import Cells, grid, joint_sets
+from jaxinterp.patching.effects import effect_array
+from jaxinterp.patching.plain import captured, metric_values, patched_values
+from jaxinterp.tasks.prompts import Prompts, as_prompts
+
+
+def activation_patching(
+    model: Any,
+    params: Any,
+    base: Any,
+    source: Any,
+    *,
+    metric: Metric,
+    site: str | None = None,
+    over: Sequence[str] = ("layer", "head", "pos"),
+    normalize: bool = False,
+    per_example: bool = False,
+    roles: Mapping[str, Any] | None = None,
+    sites: Sequence[str] | None = None,
+    sets: Any = None,
+    mask: Any = None,
+    base_interventions: Interventions | None = None,
+    source_interventions: Interventions | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    max_bytes: int | None = None,
+    progress: bool | None = None,
+) -> xr.DataArray:
+    """The effect of replacing activations of the base run by those of the source run, cell by cell.
+
+    Args:
+      base, source: tokens int[batch, pos] or `ji.Prompts`, aligned token by token: base is the run that is
+        edited, source the one that activations come from.
+      metric: what effects are measured in.
+      site: which activation; or `sites`, patched together in every cell (("q", "k", "v"), say).
+      over: the axes of the sweep, a subset of the site's; what it leaves out is patched whole. "role" stands for
+        named positions. Empty: one patch of everything.
+      normalize: divide effects by (source - base), difference of means: 1 is the whole way.
+      per_example: keep the prompts apart.
+      roles: `{"S2": int[batch], ...}`, the columns that "role" runs over; by default those of `base`.
+      sets: joint patches instead of a grid: a list (or a labelled dict) of `ji.at(...)`, of lists of them (their
+        union), or of `{site: such}`. The result has the axis `set`.
+      mask: as in `apply`, for tokens given as arrays.
+      base_interventions, source_interventions: edits under which the two runs stand.
+      mesh: devices over which the cells are spread; parameters are replicated.
+      max_bytes: memory for a chunk of cells; by default 512 MiB.
+      progress: a bar with rate and time left; by default where there is a terminal.
+
+    Returns:
+      The effect, metric of the patched run - metric of the base run, in the metric's units, labelled by axis; the
+      standard error over prompts is its coordinate `standard_error`, the runs' metrics are in `.attrs`.
+
+    Raises:
+      TypeError, ValueError: at the call, for anything that does not fit together.
+
+    Example:
+      >>> corrupted = tokens.at[:, 2].set(7)
+      >>> metric = ji.logit_diff(3, 4)
+      >>> effects = ji.activation_patching(
+      ...     model, params, corrupted, tokens, site="z", over=("layer", "head"), metric=metric)
+      >>> effects.dims, effects.shape == (model.config.n_layers, model.config.n_heads)
+      (('layer', 'head'), True)
+    """
+    base, source = as_prompts(base, mask), as_prompts(source, mask)
+    check_pair(base, source)
+    geometry = check_run(model, base, base_interventions, metric)
+    check_run(model, source, source_interventions, metric)
+    cells = choose_cells(model, geometry, site, sites, sets, over, roles or base.roles)
+    source_edits = joined(source_interventions)
+    source_run = Prompts(source.tokens, source.mask)
+    values = captured(model, params, source_run, source_edits, tuple(cells.wheres))
+    source_metric = np.asarray(metric_values(model, params, source_run, source_edits, metric))
+    edits = joined(base_interventions)
+    base_metric = np.asarray(metric_values(model, params, Prompts(base.tokens, base.mask), edits, metric))
+    edited = patched_values(
+        model, params, base, edits, values, cells, metric, base_metric,
+        mesh=mesh, max_bytes=max_bytes, progress=progress,
+    )  # fmt: skip
+    return effect_array(
+        edited, base_metric, source_metric, cells.axes, base,
+        normalize=normalize, per_example=per_example, site="+".join(cells.wheres), method="activation_patching",
+    )  # fmt: skip
+
+
+def evaluate(
+    model: Any,
+    params: Any,
+    base: Any,
+    interventions: Interventions,
+    *,
+    metric: Metric,
+    per_example: bool = False,
+    mask: Any = None,
+    base_interventions: Interventions | None = None,
+) -> xr.DataArray:
+    """The effect of any set of edits at once (the ablation of a circuit's complement, say).
+
+    Returns:
+      A labelled scalar (or [batch] if `per_example`): metric of the edited run - metric of the base run, the two
+      themselves in `.attrs` as `edited_metric` and `base_metric`.
+
+    Example:
+      >>> effect = ji.evaluate(model, params, tokens, {"z": ji.zero(ji.at(layer=0))}, metric=ji.logit_diff(3, 4))
+      >>> bool(abs(effect.edited_metric - effect.base_metric - effect) < 1e-5)
+      True
+    """
+    base = as_prompts(base, mask)
+    geometry = check_run(model, base, base_interventions, metric)
+    check_interventions(model.sites, interventions, geometry)
+    edits = joined(base_interventions)
+    run = Prompts(base.tokens, base.mask)
+    base_metric = metric_values(model, params, run, edits, metric)
+    edited = metric_values(model, params, run, joined(edits, interventions), metric)
+    return effect_array(
+        np.asarray(edited)[None], np.asarray(base_metric), None, (), base,
+        normalize=False, per_example=per_example, edited_metric=float(edited.mean()), method="evaluate",
+    )  # fmt: skip
+
+
+def choose_cells(
+    model: Any,
+    geometry: Geometry,
+    site: str | None,
+    sites: Sequence[str] | None,
+    sets: Any,
+    over: Sequence[str],
+    roles: Mapping[str, Any] | None,
+) -> Cells:
+    """The patches that `site`, `sites`, `sets` and `over` ask for; raises where they ask for nothing, or too much."""
+    if isinstance(sites, str):
+        raise TypeError(f"sites must be a tuple of site names, got the string {sites!r}; did you mean site={sites!r}?")
+    if site is not None and sites is not None:
+        raise ValueError("give site= or sites=, not both")
+    patched = (site,) if site is not None else tuple(sites or ())
+    for name in patched:
+        check_site(model.sites, name)
+    if sets is not None:
+        return joint_sets(model.sites, patched, sets, geometry)
+    if not patched:
+        raise ValueError("which activation? give site='z' (or resid_pre, mlp_out, ...), sites= or sets=")
+    return grid(model.sites, patched, over, geometry, roles)
+
+
+def check_pair(base: Prompts, source: Prompts) -> None:
+    """Raises unless base and source are aligned: same batch, same positions, same padding."""
+    shapes = np.shape(base.tokens), np.shape(source.tokens)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"base has shape {shapes[0]}, source has {shapes[1]}; they must align token by token")
+    masks = [np.ones(shapes[0], bool) if p.mask is None else np.asarray(p.mask) for p in (base, source)]
+    if not np.array_equal(masks[0], masks[1]):
+        row = int(np.argmax((masks[0] != masks[1]).any(axis=1)))
+        raise ValueError(
+            f"prompt {row}: base has {masks[0][row].sum()} tokens, source has {masks[1][row].sum()}; "
+            "they must align token by token"
+        )
+
+
+def check_tokens(model: Any, prompts: Prompts) -> None:
+    """Raises for prompts that are empty, or that the model says it cannot read."""
+    if np.ndim(prompts.tokens) != 2 or 0 in np.shape(prompts.tokens):
+        raise ValueError(f"empty prompt, or not int[batch, pos]: tokens have shape {np.shape(prompts.tokens)}")
+    if hasattr(model, "check_prompt"):
+        model.check_prompt(prompts.tokens, prompts.mask)
+
+
+def check_run(model: Any, prompts: Prompts, interventions: Interventions | None, metric: Metric) -> Geometry:
+    """Raises for prompts, edits or a metric that do not fit the model; returns the prompts' geometry."""
+    check_tokens(model, prompts)
+    mask = None if prompts.mask is None else jnp.asarray(prompts.mask)
+    geometry = Geometry.of(prompts.tokens, mask)
+    check_interventions(model.sites, joined(interventions), geometry)
+    logits = model.sites.get("logits")
+    check_metric(metric, geometry, None if logits is None else logits.sizes[-1])
+    for name in metric.capture:
+        check_site(model.sites, name)
+    return geometry

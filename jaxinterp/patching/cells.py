@@ -1,0 +1,262 @@
+"""Which patches a sweep makes: axes of selectors, their product as one pytree with a leading `cell` axis.
+
+A cell is a set of coordinates at one or several sites. Coordinates are data, so that a whole grid of cells is
+one compiled program whatever its layers, positions and heads are.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp.model.config import suggest
+from jaxinterp.model.sites import AXIS_ALIASES, SiteSpec, check_site
+from jaxinterp.model.where import Geometry, PerExample, Where, axis_mask, check_where
+
+#: Axes whose coordinates `ji.at` knows, and the name it knows them by.
+COORDINATES = {
+    "layer": "layer", "pos": "pos", "head": "head", "kv_head": "head", "d_mlp": "neuron", "neuron": "neuron",
+    "query": "query", "key": "key", "feature": "feature", "role": "pos",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis of a result: a selector (and its label) for each of its entries.
+
+    Attributes:
+      name: the result's dimension.
+      coordinate: the name `ji.at` gives it.
+      labels: what stands on the axis: numbers, or names of roles and sets.
+      selectors: int[n], bool[n, size], or PerExample(int[n, batch]).
+    """
+
+    name: str
+    coordinate: str
+    labels: list[Any]
+    selectors: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """A grid of patches.
+
+    Attributes:
+      axes: the result's axes.
+      wheres: `{site: Where}` whose leaves lead with `cell`, in the axes' row-major order.
+    """
+
+    axes: tuple[Axis, ...]
+    wheres: dict[str, Where]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many entries each axis has."""
+        return tuple(len(axis.labels) for axis in self.axes)
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def chunks(self, chosen: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, dict[str, Where]]]:
+        """The chosen cells, `size` at a time: (which, their wheres); the last chunk is filled up by repetition."""
+        for start in range(0, len(chosen), size):
+            which = chosen[start : start + size]
+            index = np.pad(which, (0, size - len(which)), mode="edge")
+            yield which, jax.tree.map(lambda leaf, index=index: leaf[index], self.wheres)
+
+
+def grid(
+    sites: Mapping[str, SiteSpec],
+    patched: Sequence[str],
+    over: Sequence[str],
+    geometry: Geometry,
+    roles: Mapping[str, Any] | None,
+    window: int = 1,
+) -> Cells:
+    """Every combination of the axes in `over`; at each, all `patched` sites at once.
+
+    A `window` of more than 1 patches that many layers around each cell's own (`layer_windows`).
+
+    Raises:
+      ValueError: an axis that a site does not have or `over` repeats, roles missing or unasked for.
+    """
+    if isinstance(over, str):
+        raise TypeError(f"over must be a tuple of axis names, got the string {over!r}; write over=({over!r},)")
+    axes = tuple(_axis(sites, patched, name, geometry, roles) for name in over)
+    if window > 1:
+        if "layer" not in over:
+            raise ValueError(f"window={window} needs 'layer' in over")
+        axes = tuple(
+            dataclasses.replace(axis, selectors=layer_windows(len(axis.labels), window))
+            if axis.name == "layer"
+            else axis
+            for axis in axes
+        )
+    coordinates = [axis.coordinate for axis in axes]
+    if len(set(coordinates)) < len(coordinates):
+        raise ValueError(f"over={tuple(over)} names one axis twice")
+    shape = [len(axis.labels) for axis in axes]
+    places = np.unravel_index(np.arange(math.prod(shape)), shape) if axes else ()
+    index = {
+        axis.coordinate: jax.tree.map(lambda leaf, place=place: leaf[place], axis.selectors)
+        for axis, place in zip(axes, places, strict=True)
+    }
+    return Cells(axes, {site: Where(index=index, slices=()) for site in patched})
+
+
+def _axis(
+    sites: Mapping[str, SiteSpec],
+    patched: Sequence[str],
+    name: str,
+    geometry: Geometry,
+    roles: Mapping[str, Any] | None,
+) -> Axis:
+    if name not in COORDINATES:
+        raise ValueError(f"unknown axis {name!r} in over; {suggest(name, _axes_of(sites, patched))}")
+    sizes = set()
+    for site in patched:
+        spec = sites[site]
+        dim = spec.axis("pos" if name == "role" else name)
+        if dim is None:
+            raise ValueError(
+                f"over={name!r}: site {site!r} has no such axis; it has {', '.join(_axes_of(sites, [site]))}"
+            )
+        sizes.add(spec.shape(geometry.batch, geometry.pos)[dim])
+    if len(sizes) > 1:
+        raise ValueError(
+            f"over={name!r}: the sites {', '.join(patched)} differ in it ({sorted(sizes)}); patch them apart"
+        )
+    if name != "role":
+        size = sizes.pop()
+        return Axis(name, COORDINATES[name], list(range(size)), np.arange(size))
+    if not roles:
+        raise ValueError("over holds 'role': give roles={'S2': int[batch], ...}, or prompts that have roles")
+    columns = []
+    for role, index in roles.items():
+        index = np.asarray(index.index if isinstance(index, PerExample) else index)
+        if index.shape != (geometry.batch,) or not np.issubdtype(index.dtype, np.integer):
+            raise ValueError(f"role {role!r} must be int[batch] with batch = {geometry.batch}, got {index.shape}")
+        check_where(Where({"pos": PerExample(index)}, ()), patched[0], sites[patched[0]], geometry)
+        ends = geometry.pos if geometry.ends is None else np.asarray(geometry.ends)[:, 0]
+        columns.append(np.where(index < 0, index + ends, index))
+    return Axis("role", "pos", list(roles), PerExample(np.stack(columns)))
+
+
+def _axes_of(sites: Mapping[str, SiteSpec], patched: Sequence[str]) -> list[str]:
+    """What `over` may hold for these sites."""
+    names = [n for n in COORDINATES if n != "role" and all(sites[s].axis(n) is not None for s in patched)]
+    aliased = {a for n in names for a in AXIS_ALIASES.get(n, ()) if a != n}
+    return [n for n in names if n not in aliased] + (["role"] if "pos" in names else [])
+
+
+def joint_sets(sites: Mapping[str, SiteSpec], patched: Sequence[str], sets: Any, geometry: Geometry) -> Cells:
+    """One cell for each of `sets`: a `where`, several (their union), or `{site: where or several}`.
+
+    `sets` may be a mapping, whose keys become the labels.
+
+    Raises:
+      TypeError, ValueError: an entry that is none of these, or that selects what does not exist.
+    """
+    labels = list(sets) if isinstance(sets, Mapping) else list(range(len(sets)))
+    entries = list(sets.values()) if isinstance(sets, Mapping) else list(sets)
+    if not entries:
+        raise ValueError("sets is empty")
+    named = []
+    for label, entry in zip(labels, entries, strict=True):
+        entry = entry if isinstance(entry, Mapping) else dict.fromkeys(patched, entry)
+        if not entry:
+            raise ValueError(f"set {label!r} names no site, and no site= is given")
+        named.append({site: _union_mask(site, check_site(dict(sites), site), w, geometry) for site, w in entry.items()})
+    masks = {}
+    for site in dict.fromkeys(site for entry in named for site in entry):
+        rank = len(sites[site].axes)
+        parts = [entry.get(site, np.zeros((1,) * rank, bool)) for entry in named]
+        shape = np.broadcast_shapes(*(p.shape for p in parts))
+        masks[site] = np.stack([np.broadcast_to(p, shape) for p in parts])
+    axis = Axis("set", "set", labels, None)
+    return Cells((axis,), {site: Where(index={}, slices=(), mask=mask) for site, mask in masks.items()})
+
+
+def _union_mask(site: str, spec: SiteSpec, wheres: Any, geometry: Geometry) -> np.ndarray:
+    """bool, the site's rank, each axis full or 1: what any of the given wheres selects."""
+    union = np.zeros((1,) * len(spec.axes), bool)
+    for where in wheres if isinstance(wheres, (list, tuple)) else (wheres,):
+        check_where(where, site, spec, geometry)
+        mask = np.ones((1,) * len(spec.axes), bool) if where.mask is None else np.asarray(where.mask)
+        for name in where.axes:
+            dim = spec.axis(name)
+            assert dim is not None
+            size = spec.shape(geometry.batch, geometry.pos)[dim]
+            chosen = np.asarray(
+                axis_mask(where, name, size, geometry.ends if name in ("pos", "query", "key") else None)
+            )
+            shape = [1] * len(spec.axes)
+            shape[dim] = size
+            if chosen.ndim == 2:
+                shape[spec.axes.index("batch")] = len(chosen)
+            mask = mask & chosen.reshape(shape)
+        union = union | mask
+    return union
+
+
+def differing(cells: Cells, sites: Mapping[str, SiteSpec], base: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """bool[cell]: whether a cell writes anything that does not stand there already, bit for bit.
+
+    A cell that writes what the base run holds anyway has an effect of exactly 0 and is never run: where prompts
+    share a prefix, say. `base` and `values` hold each site's array in the base run and what is written over it.
+    """
+    live = np.zeros(len(cells), bool)
+    for site, where in cells.wheres.items():
+        spec = sites[site]
+        per_prompt = any(isinstance(leaf, PerExample) for leaf in where.index.values())
+        if where.mask is not None:
+            kept = [i for i in range(len(spec.axes)) if where.mask.shape[i + 1] > 1]
+            apart = _apart(base[site], values[site], tuple(i for i in range(len(spec.axes)) if i not in kept))
+            live |= np.array([bool((apart & mask).any()) for mask in where.mask])
+            continue
+        dims = {axis.coordinate: spec.axis(axis.coordinate) for axis in cells.axes}
+        kept = [dim for dim in dims.values() if dim is not None] + [spec.axes.index("batch")] * per_prompt
+        apart = _apart(base[site], values[site], tuple(i for i in range(len(spec.axes)) if i not in kept))
+        batch = np.moveaxis(apart, spec.axes.index("batch"), 0)
+        rest = [axis for axis in spec.axes if axis != "batch"]
+        for axis in reversed(cells.axes):  # each contraction puts its axis in front
+            dim = 1 + rest.index(spec.axes[dims[axis.coordinate]])  # type: ignore[index]
+            batch = np.moveaxis(_any_selected(batch, axis.selectors, dim), dim, 1)
+            rest.insert(0, rest.pop(dim - 1))
+        live |= batch.any(axis=0).reshape(len(cells))
+    return live
+
+
+def _apart(base: Any, value: Any, reduced: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(jnp.any(base != jnp.asarray(value, base.dtype), axis=reduced, keepdims=True))
+
+
+def _any_selected(apart: np.ndarray, selectors: Any, dim: int) -> np.ndarray:
+    """bool[batch, ...] with one axis contracted: for each selector, whether any entry it selects is set."""
+    if isinstance(selectors, PerExample):
+        index = np.asarray(selectors.index).T  # [batch, n]
+        shape = [1] * apart.ndim
+        shape[0], shape[dim] = index.shape
+        return np.take_along_axis(apart, index.reshape(shape), axis=dim)
+    if selectors.dtype == bool:
+        return np.moveaxis(np.tensordot(apart, selectors.T.astype(int), axes=(dim, 0)) > 0, -1, dim)
+    return np.take(apart, selectors, axis=dim)
+
+
+def layer_windows(n_layers: int, width: int) -> np.ndarray:
+    """bool[n_layers, n_layers]: for each centre, the layers of a window of `width` around it; shorter at the edges.
+
+    The window at centre l is max(0, l - width // 2) <= layer < min(n_layers, l + ceil(width / 2)) (ROME).
+
+    Example:
+      >>> ji.layer_windows(4, 3).astype(int).tolist()
+      [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]
+    """
+    if not 1 <= width <= 2 * n_layers:
+        raise ValueError(f"window must lie between 1 and {2 * n_layers}, got {width}")
+    centre, layer = np.arange(n_layers)[:, None], np.arange(n_layers)[None]
+    return (layer >= centre - width // 2) & (layer < centre + math.ceil(width / 2))

@@ -1,0 +1,151 @@
+"""Prompts as arrays: tokens, the mask that tells padding, and named positions."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+from tokenizers import Tokenizer
+
+from jaxinterp.tasks.pairs import PromptPair
+
+
+@struct.dataclass
+class Prompts:
+    """A batch of prompts; accepted wherever tokens are.
+
+    Attributes:
+      tokens: int[batch, pos].
+      mask: bool[batch, pos], True at tokens; None if there is no padding.
+      roles: named positions, `{name: int[batch]}`, as columns of `tokens`.
+      strings: each prompt's token strings, for labels; None if no tokenizer is known.
+
+    Example:
+      >>> prompts = ji.Prompts(tokens, roles={"END": np.full(len(tokens), tokens.shape[1] - 1)})
+    """
+
+    tokens: Any
+    mask: Any = None
+    roles: Mapping[str, Any] = struct.field(default_factory=dict)
+    strings: tuple[tuple[str, ...], ...] | None = struct.field(pytree_node=False, default=None)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, chosen: Any) -> "Prompts":
+        """The chosen prompts (a slice or an index array), padding kept."""
+        rows = np.arange(len(self))[chosen]
+        part = jax.tree.map(lambda leaf: leaf[rows], self)
+        return dataclasses.replace(part, strings=None if self.strings is None else tuple(self.strings[i] for i in rows))
+
+
+@struct.dataclass
+class TokenPairs:
+    """Clean and corrupted prompts, token by token aligned, with their answers. Made by `ji.tokenize_pairs`.
+
+    Attributes:
+      clean, corrupted: `Prompts` of the same shape and mask.
+      correct, wrong: int[batch], the right next token after the clean and after the corrupted prompt.
+    """
+
+    clean: Prompts
+    corrupted: Prompts
+    correct: Any
+    wrong: Any
+
+
+def as_prompts(prompts: Any, mask: Any = None) -> Prompts:
+    """`prompts` if it is a `Prompts`, else tokens (and `mask`) wrapped as one."""
+    if not isinstance(prompts, Prompts):
+        return Prompts(prompts, mask)
+    if mask is not None and prompts.mask is not None:
+        raise ValueError("mask= is given beside a ji.Prompts that has its own mask")
+    return prompts if mask is None else dataclasses.replace(prompts, mask=mask)
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Token lists as int32[batch, pos], padded on the right, and the mask (None if all are equally long).
+
+    Example:
+      >>> rows, mask = ji.tasks.pad([[1, 2, 3], [4, 5]], pad_id=0)
+      >>> rows.tolist(), mask.tolist()
+      ([[1, 2, 3], [4, 5, 0]], [[True, True, True], [True, True, False]])
+    """
+    lengths = np.array([len(s) for s in sequences])
+    if not len(lengths) or not lengths.all():
+        raise ValueError(f"empty prompt: {'no prompts at all' if not len(lengths) else f'prompt {lengths.argmin()}'}")
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    tokens = np.full(mask.shape, pad_id, np.int32)
+    tokens[mask] = np.concatenate([np.asarray(s, np.int32) for s in sequences])
+    return tokens, None if mask.all() else mask
+
+
+def single_token(tokenizer: Tokenizer, text: str, *, after: str = "") -> int:
+    """The id of a text that is one token.
+
+    Raises:
+      ValueError: it is not; says how it splits, and what to do.
+    """
+    for candidate in (text, f" {text}") if not text.startswith(" ") else (text,):
+        encoding = tokenizer.encode(candidate, add_special_tokens=False)
+        unknown = tokenizer.token_to_id("<unk>")
+        if len(encoding.ids) == 1 and encoding.ids[0] != unknown:
+            return encoding.ids[0]
+    pieces = tokenizer.encode(text, add_special_tokens=False).tokens
+    raise ValueError(
+        f"the answer {text!r} is not one token: it splits into {pieces}; "
+        "pick a one-token answer, or score several tokens with ji.cross_entropy"
+    )
+
+
+def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPairs:
+    """Pairs of texts as aligned arrays: padded on the right, named words as token positions (their last token).
+
+    Raises:
+      ValueError: a pair whose texts differ in length, an answer that is not one token, a role in some pairs only.
+
+    Example:
+      >>> _, _, tokenizer = ji.load("english")
+      >>> pairs = ji.tokenize_pairs(ji.tasks.indirect_objects(4, seed=0), tokenizer)
+      >>> pairs.clean.tokens.shape == pairs.corrupted.tokens.shape, len(pairs.correct)
+      (True, 4)
+    """
+    if not pairs:
+        raise ValueError("empty prompt: no pairs at all")
+    pad_id = tokenizer.token_to_id("<pad>") or 0
+    encoded = {side: tokenizer.encode_batch([getattr(p, side) for p in pairs]) for side in ("clean", "corrupted")}
+    for number, (clean, corrupted) in enumerate(zip(*encoded.values(), strict=True)):
+        if len(clean.ids) != len(corrupted.ids):
+            raise ValueError(
+                f"pair {number}: clean has {len(clean.ids)} tokens, corrupted has {len(corrupted.ids)}; "
+                f"they must align token by token\n  clean:     {clean.tokens}\n  corrupted: {corrupted.tokens}"
+            )
+    names = [name for name in pairs[0].positions if all(name in p.positions for p in pairs)]
+    roles = {
+        name: np.array(
+            [_token_of_word(e, p.clean, p.positions[name]) for e, p in zip(encoded["clean"], pairs, strict=True)]
+        )
+        for name in names
+    }
+    sides = {}
+    for side, encodings in encoded.items():
+        tokens, mask = pad([e.ids for e in encodings], pad_id)
+        sides[side] = Prompts(tokens, mask, roles, tuple(tuple(e.tokens) for e in encodings))
+    answers = {
+        side: np.array([single_token(tokenizer, getattr(p, side)) for p in pairs], np.int32)
+        for side in ("correct", "wrong")
+    }
+    return TokenPairs(sides["clean"], sides["corrupted"], answers["correct"], answers["wrong"])
+
+
+def _token_of_word(encoding: Any, text: str, word: int) -> int:
+    """The last token of a text's `word`-th whitespace-separated word."""
+    words = text.split()
+    start = len(" ".join(words[:word])) + (word > 0)
+    end = start + len(words[word])
+    inside = [
+        i for i, (a, b) in enumerate(encoding.offsets) if not encoding.special_tokens_mask[i] and a < end and b > start
+    ]
+    return inside[-1]

@@ -1,0 +1,105 @@
+"""Random tiny architectures, prompts and padding, for property-based tests."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+import jaxinterp as ji
+
+BATCH, POS = 3, 6
+
+
+def budget(examples):
+    """Settings for a property over `examples` architectures; the draws are the same in every run."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],  # shrinking would compile hundreds of programs
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@st.composite
+def configs(draw, **fixed):
+    """A random valid `TransformerConfig` in float64; `fixed` fields are taken as given."""
+    n_layers = draw(st.integers(1, 3))
+    n_kv_heads = draw(st.sampled_from([1, 2]))
+    n_heads = n_kv_heads * draw(st.sampled_from([1, 2, 3]))
+    d_head = draw(st.sampled_from([2, 4, 6]))
+    parallel = draw(st.booleans())
+    attn_only = not parallel and draw(st.booleans()) and draw(st.booleans())
+    normalization = draw(st.sampled_from(["layer", "rms", None]))
+    norm_position = draw(st.sampled_from(["pre", "pre", "output", "both"] + ([] if parallel else ["post"])))
+    positions = draw(st.sampled_from(["learned", "rotary", "qk", None]))
+    tie = draw(st.booleans())
+    fields = {
+        "n_layers": n_layers,
+        "d_model": draw(st.sampled_from([8, 10])),
+        "n_heads": n_heads,
+        "n_kv_heads": n_kv_heads,
+        "d_head": d_head,
+        "d_mlp": 12,
+        "d_vocab": 11,
+        "d_vocab_out": 11 if tie else draw(st.sampled_from([2, 11])),
+        "n_ctx": POS + 2,
+        "act_fn": draw(st.sampled_from(["gelu", "gelu_new", "relu", "silu", "solu"])),
+        "gated": draw(st.booleans()),
+        "attn_only": attn_only,
+        "parallel": parallel,
+        "causal": draw(st.sampled_from([True, True, False])),
+        "normalization": normalization,
+        "norm_position": norm_position,
+        "norm_bias": draw(st.booleans()),
+        "norm_plus_one": draw(st.booleans()),
+        "final_norm": draw(st.booleans()),
+        "positions": positions,
+        "rotary_dim": draw(st.sampled_from([2, d_head])),
+        "rotary_base": draw(st.sampled_from([10.0, tuple(10.0 + layer for layer in range(n_layers))])),
+        "rotary_interleaved": draw(st.booleans()),
+        "window": draw(st.sampled_from([None, 2, tuple([3, None, 1][:n_layers])])),
+        "attn_scale": draw(st.sampled_from([None, 0.7])),
+        "attn_softcap": draw(st.sampled_from([None, 2.0])),
+        "logit_softcap": draw(st.sampled_from([None, 3.0])),
+        "qk_norm": draw(st.sampled_from([None, "head", "all"])),
+        "qkv_bias": draw(st.booleans()),
+        "out_bias": draw(st.booleans()),
+        "mlp_bias": draw(st.booleans()),
+        "unembed_bias": draw(st.booleans()),
+        "embed_scale": draw(st.sampled_from([None, 1.7])),
+        "tie_embeddings": tie,
+        "dtype": "float64",
+    }
+    return ji.TransformerConfig(**(fields | fixed))
+
+
+def random_params(model, seed=0):
+    """Parameters in which every term matters: no bias is 0, no norm the identity."""
+    params = model.init(jax.random.key(seed))
+    keys = jax.random.split(jax.random.key(seed + 1), len(params))
+    return {
+        name: w + 0.4 * jax.random.normal(key, w.shape, w.dtype)
+        for (name, w), key in zip(params.items(), keys, strict=True)
+    }
+
+
+def random_tokens(config, seed=0, batch=BATCH, pos=POS):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, config.d_vocab, (batch, pos)))
+
+
+def masks(side):
+    """A padding mask for prompts of 6, 4 and 3 tokens; None for no padding."""
+    if side is None:
+        return None
+    lengths = np.array([[POS], [4], [3]])
+    columns = np.arange(POS)[None]
+    return jnp.asarray(columns < lengths if side == "right" else columns >= POS - lengths)
+
+
+def in_float32(config):
+    return dataclasses.replace(config, dtype="float32")
