@@ -105,7 +105,9 @@ def grid(
         axis.coordinate: jax.tree.map(lambda leaf, place=place: leaf[place], axis.selectors)
         for axis, place in zip(axes, places, strict=True)
     }
-    return Cells(axes, {site: Where(index=index, slices=()) for site in patched})
+    # a grid of no axes is one cell, and still needs a leaf to say so
+    one = {site: None if axes else np.ones((1,) * (1 + len(sites[site].axes)), bool) for site in patched}
+    return Cells(axes, {site: Where(index=index, slices=(), mask=one[site]) for site in patched})
 
 
 def _axis(

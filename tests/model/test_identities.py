@@ -63,7 +63,9 @@ def check_self_patch_and_prefix(config, side):
             assert_close(real(patched, mask), real(logits, mask))
     # the program does patch: the last row of the last stream comes from the source
     patched = patch_one_site(model, params, base, mask, other, layer, POS - 1, flags(model, "resid_post"))
-    expected, _ = model.apply(params, base, {"resid_post": ji.replace(other["resid_post"], ji.at(layer=-1, pos=5))}, mask=mask)
+    expected, _ = model.apply(
+        params, base, {"resid_post": ji.replace(other["resid_post"], ji.at(layer=-1, pos=5))}, mask=mask
+    )
     assert_close(real(patched, mask), real(expected, mask))
     assert float(jnp.abs(patched - logits).max()) > 1e-6
 

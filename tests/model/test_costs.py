@@ -1,0 +1,116 @@
+"""Naming nothing costs nothing, and depth does not cost compilation: read off the compiled program."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxinterp as ji
+from jaxinterp.model.attention import layer_data
+from jaxinterp.model.layers import embed, token_positions, unembed
+from jaxinterp.model.params import block_names
+from jaxinterp.model.transformer import block
+from jaxinterp.model.where import Geometry
+
+ARCHITECTURES = {
+    "gpt2": ji.TransformerConfig(4, 32, 4, 50, 16),
+    "llama": ji.TransformerConfig(
+        4, 32, 4, 50, 16, n_kv_heads=2, positions="rotary", normalization="rms", gated=True, act_fn="silu"
+    ),
+    "gemma2": ji.TransformerConfig(
+        4, 32, 4, 50, 16, positions="rotary", normalization="rms", norm_position="both", window=(3, None, 3, None),
+        attn_softcap=5.0, logit_softcap=5.0, gated=True,
+    ),
+}  # fmt: skip
+
+
+class NoTap:
+    """The forward without any machinery: every site is the identity."""
+
+    def __call__(self, name, x):
+        return x
+
+    def edit(self, name, x):
+        return x
+
+    def wants(self, *names):
+        return False
+
+
+def untapped(config, params, tokens):
+    geometry, tap = Geometry.of(tokens), NoTap()
+    x, place = embed(config, params, tokens, token_positions(geometry), tap)
+    layers = {name: params[name] for name in block_names(config)}, jax.tree.map(jnp.asarray, layer_data(config))
+    x, _ = jax.lax.scan(lambda x, s: (block(config, *s, x, place, geometry, tap)[0], None), x, layers)
+    return unembed(config, params, x, tap)
+
+
+def program(fn, *args):
+    return jax.jit(fn).lower(*args).compile()
+
+
+def instructions(compiled):
+    """How many operations of each kind a compiled program holds."""
+    counts = {}
+    for op in re.findall(r"= \S+ ([a-z][\w-]*)\(", compiled.as_text()):
+        counts[op] = counts.get(op, 0) + 1
+    return counts
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_naming_no_site_costs_no_operation(name):
+    model = ji.Transformer(ARCHITECTURES[name])
+    params, tokens = model.init(jax.random.key(0)), jnp.ones((2, 6), int)
+    tapped = program(lambda p, t: model.apply(p, t)[0], params, tokens)
+    plain = program(lambda p, t: untapped(model.config, p, t), params, tokens)
+    assert tapped.cost_analysis()["flops"] == plain.cost_analysis()["flops"]
+    # the loop counter that edits would read is all that may remain of the machinery
+    difference = {k: instructions(tapped).get(k, 0) - n for k, n in instructions(plain).items()}
+    assert all(n <= 0 for k, n in difference.items() if k in ("dot", "fusion", "custom-call", "reduce", "exponential"))
+    assert sum(instructions(tapped).values()) <= sum(instructions(plain).values()) + 4
+
+
+def test_a_named_expensive_site_does_cost():
+    """The count above can tell: `result` and `q_input` add operations when they are named."""
+    model = ji.Transformer(ARCHITECTURES["gpt2"])
+    params, tokens = model.init(jax.random.key(0)), jnp.ones((2, 6), int)
+    flops = {
+        names: program(lambda p, t, n=names: model.apply(p, t, capture=n), params, tokens).cost_analysis()["flops"]
+        for names in ((), ("result",), ("q_input",))
+    }
+    assert flops["result",] > flops[()]
+    assert flops["q_input",] > flops[()]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_the_program_does_not_grow_with_depth(name):
+    import dataclasses
+
+    counts = []
+    for n_layers in (6, 24):
+        model = ji.Transformer(dataclasses.replace(ARCHITECTURES[name], n_layers=n_layers))
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        tokens = jax.ShapeDtypeStruct((2, 6), jnp.int32)
+        edits = {"z": ji.zero(ji.at(layer=1, head=2))}
+        compiled = program(lambda p, t, m=model, e=edits: m.apply(p, t, e, capture=("resid_post",)), params, tokens)
+        counts.append(sum(instructions(compiled).values()))
+    assert counts[1] <= 1.02 * counts[0]
+
+
+@pytest.mark.slow
+def test_compile_time_does_not_grow_with_depth():
+    import dataclasses
+    import statistics
+    import time
+
+    def seconds(n_layers):
+        model = ji.Transformer(dataclasses.replace(ARCHITECTURES["gpt2"], n_layers=n_layers))
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        start = time.perf_counter()
+        program(lambda p, t: model.apply(p, t)[0], params, jax.ShapeDtypeStruct((2, 6), jnp.int32))
+        return time.perf_counter() - start
+
+    seconds(6)
+    times = {n: statistics.median(seconds(n) for _ in range(5)) for n in (6, 24)}
+    assert times[24] <= 1.25 * times[6]
