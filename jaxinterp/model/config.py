@@ -24,6 +24,10 @@ def suggest(name: str, known: Iterable[Any]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(known)}"
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
     """What a transformer is, under the field's names. Only the sizes are required; defaults are GPT-2's.
@@ -161,12 +165,21 @@ class TransformerConfig:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.n_layers:
                 raise ValueError(f"{name} has {len(value)} entries for n_layers = {self.n_layers}")
-        for window in self.windows:
-            if window is not None and window < 1:
-                raise ValueError(f"window must be at least 1, got {window}")
+        for window in self.window if isinstance(self.window, tuple) else (self.window,):
+            if window is not None and (not isinstance(window, int) or window < 1):
+                raise ValueError(f"window must be at least 1, or None, got {window!r}")
+        bases = self.rotary_base if isinstance(self.rotary_base, tuple) else (self.rotary_base,)
+        positive = {"eps": (self.eps,), "rotary_base": bases}
+        for name in ("attn_scale", "attn_softcap", "logit_softcap", "embed_scale"):
+            if getattr(self, name) is not None:
+                positive[name] = (getattr(self, name),)
+        for name, values in positive.items():
+            for number in values:
+                if not _is_number(number) or not 0 < number < float("inf"):
+                    raise ValueError(f"{name} must be a positive number, got {number!r}")
         for name in ("attn_dropout", "resid_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
 
     @property
     def windows(self) -> tuple[int | None, ...]:

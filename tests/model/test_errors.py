@@ -134,6 +134,9 @@ CONFIGS = {
     "window": ({"window": 0}, "window must be at least 1"),
     "parallel": ({"parallel": True, "attn_only": True}, "parallel=True needs an MLP"),
     "dropout": ({"attn_dropout": 1.5}, "attn_dropout must lie in"),
+    "no dropout": ({"attn_dropout": None}, "attn_dropout must lie in"),
+    "eps": ({"eps": "1e-5"}, "eps must be a positive number, got '1e-5'"),
+    "base": ({"rotary_base": None}, "rotary_base must be a positive number"),
     "dtype": ({"dtype": "int32"}, "unknown dtype 'int32'"),
 }
 

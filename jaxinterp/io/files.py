@@ -1,0 +1,189 @@
+"""What every checkpoint folder has in common: JSON, tensors that are read one at a time, and a tokenizer.
+
+Nothing in a folder is ever executed: weights are safetensors, never pickle, and an index can only name files
+that lie beside it.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+
+from jaxinterp.model.config import CHOICES, suggest
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+INDEX = "model.safetensors.index.json"
+
+#: The file's names for floating dtypes; nothing else is a weight.
+FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+#: Suffixes of pickled weights, which run code when they are read.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: what it is, known without reading it, and how to read it.
+
+    Attributes:
+      path: the file it lies in.
+      name: what the file calls it.
+      shape: its shape.
+      dtype: its dtype, as the file writes it (`"F32"`).
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} in {self.path}"
+
+    @property
+    def float_dtype(self) -> jnp.dtype:
+        """The dtype; raises a ValueError if the tensor does not hold floating point numbers."""
+        if self.dtype not in FLOATS:
+            raise ValueError(f"{self} is {self.dtype}, expected one of: {', '.join(FLOATS)}")
+        return jnp.dtype(FLOATS[self.dtype])
+
+    def read(self) -> np.ndarray:
+        """The values, in memory of their own: the file is mapped no longer than this takes."""
+        try:
+            with safe_open(self.path, framework="np") as file:
+                return file.get_tensor(self.name)
+        except SafetensorError as error:
+            raise ValueError(f"cannot read {self}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises an error that names the file when it is missing or malformed."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} is not a checkpoint: it has no {path.name}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises a ValueError that says what to do instead, if a file is pickled weights."""
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"{path} is pickled, which can run code when it is read, so it is not. Convert it to safetensors: "
+            "with transformers, `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)`"
+        )
+
+
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a folder by name, none of them read: one safetensors file, or the shards of its index.
+
+    Raises:
+      FileNotFoundError: no weights, or a shard that the index lists is missing.
+      ValueError: weights that are pickled or truncated, or an index that is malformed, leaves the folder, or
+        disagrees with its shards.
+    """
+    if (folder / WEIGHTS).is_file():
+        return _open_file(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _open_shards(folder / INDEX)
+    for path in sorted(folder.iterdir()):
+        refuse_pickle(path)
+    raise FileNotFoundError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
+
+
+def _open_file(path: Path) -> dict[str, StoredTensor]:
+    try:
+        with safe_open(path, framework="np") as file:
+            pieces = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {
+                name: StoredTensor(path, name, tuple(piece.get_shape()), piece.get_dtype())
+                for name, piece in pieces.items()
+            }
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or save it again") from error
+
+
+def _open_shards(index: Path) -> dict[str, StoredTensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} must hold a 'weight_map' from tensor names to file names")
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(map(str, weight_map.values()))):
+        refuse_pickle(index.parent / shard)
+        # A plain name: no separators, so nothing outside the folder can be reached.
+        if not re.fullmatch(r"[\w.-]+\.safetensors", shard):
+            raise ValueError(f"{index} names {shard!r}: a shard must be a .safetensors file in the same folder")
+        if not (index.parent / shard).is_file():
+            raise FileNotFoundError(f"{index} names {shard!r}, which is missing from the folder")
+        for name, tensor in _open_file(index.parent / shard).items():
+            if weight_map.get(name) != shard:
+                raise ValueError(f"{tensor} is not where {index.name} says: {weight_map.get(name)!r}")
+            tensors[name] = tensor
+    if missing := [name for name in weight_map if name not in tensors]:
+        raise ValueError(f"{index} lists {missing[0]!r}, which {weight_map[missing[0]]!r} does not hold")
+    return tensors
+
+
+def resolve_dtype(dtype: Any) -> jnp.dtype:
+    """A dtype that weights may have; raises a ValueError for others."""
+    try:
+        resolved = jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"unknown dtype {dtype!r}; {suggest(dtype, CHOICES['dtype'])}") from None
+    if resolved.name not in CHOICES["dtype"]:
+        raise ValueError(f"dtype {resolved.name!r} cannot hold weights; {suggest(resolved.name, CHOICES['dtype'])}")
+    return resolved
+
+
+def cast(values: np.ndarray, dtype: jnp.dtype, name: object) -> np.ndarray:
+    """`values` in another dtype; raises a ValueError if any is, or becomes, NaN or infinite."""
+    with np.errstate(over="ignore"):
+        result = values.astype(dtype, copy=False)
+    if bad := result.size - np.count_nonzero(np.isfinite(result)):
+        if np.isfinite(values).all():
+            raise ValueError(f"{name} holds {bad} values too large for {dtype}")
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite")
+    return result
+
+
+def place(values: np.ndarray, mesh: Mesh | None) -> jax.Array:
+    """An array on the default device, or a copy on every device of a mesh.
+
+    Raises:
+      ValueError: float64 values, where JAX would make them float32.
+    """
+    if values.dtype == np.float64 and jnp.result_type(float) != np.float64:
+        raise ValueError("float64 weights need `with jax.enable_x64(True):` around the call, or dtype='float32'")
+    placed = jax.device_put(values, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+    return placed.block_until_ready()  # so that no more than one array waits to be copied
+
+
+def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:
+    """The folder's tokenizer, or None if it has none.
+
+    Raises:
+      ValueError: `tokenizer.json` is malformed, or has tokens beyond the model's vocabulary.
+    """
+    path = folder / TOKENIZER
+    if not path.is_file():
+        return None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the only type that tokenizers raises
+        raise ValueError(f"{path} is not a tokenizer: {error}") from error
+    token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if last >= d_vocab:
+        raise ValueError(f"{path} has token {token!r} at id {last}, but the model's vocabulary is {d_vocab}")
+    return tokenizer

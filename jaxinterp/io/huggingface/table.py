@@ -1,0 +1,284 @@
+"""What a family's conversion table is, and what turns its rows into our config and our weights.
+
+A table has two parts. Each row of `fields` says what one of their config fields is called here; each row of
+`weights` gives a tensor's name, its axes and our names:
+
+    ("model.layers.{layer}.self_attn.k_proj.weight", "(kv_head d_head) d_model", "W_K")
+    ("transformer.h.{layer}.attn.c_attn.weight", "d_model (qkv head d_head)", "W_Q W_K W_V")
+
+Axes in brackets are fused in the file. Their order is the file's; ours is in `weight_axes`, and the transpose
+follows from the names. An axis that none of our weights has (`qkv`) is divided among the weights named.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxinterp.io.files import StoredTensor, cast, place, resolve_dtype
+from jaxinterp.model.config import TransformerConfig, suggest
+from jaxinterp.model.params import Params, weight_axes, weight_shapes
+
+#: The default of a config field that must be there.
+REQUIRED = object()
+
+
+class Field(NamedTuple):
+    """One row of the config table.
+
+    Attributes:
+      theirs: the field's name in `config.json`.
+      default: what its absence means.
+      ours: the field of `TransformerConfig` it sets; `None` if it sets none.
+      via: how its value becomes ours, given the value and all of their fields; `None` keeps it. May raise a
+        ValueError for what is not supported.
+    """
+
+    theirs: str
+    default: Any
+    ours: str | None
+    via: Callable[[Any, Mapping[str, Any]], Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How one family of checkpoints is written, as a table.
+
+    Attributes:
+      architectures: the values of `architectures` in `config.json` that the table describes.
+      prefix: what the names of most tensors begin with, except in files written without the head.
+      constants: fields of `TransformerConfig` that all members share.
+      fields: the config table.
+      harmless: config fields that do not change what the model computes.
+      weights: rows of (their tensor, its axes, our weights).
+      buffers: their tensors that hold no weights and are passed over.
+      copies: their tensors that may repeat another one's values when embeddings are tied, and that other.
+    """
+
+    architectures: tuple[str, ...]
+    prefix: str
+    constants: Mapping[str, Any]
+    fields: tuple[Field, ...]
+    harmless: tuple[str, ...]
+    weights: tuple[tuple[str, str, str], ...]
+    buffers: tuple[str, ...]
+    copies: Mapping[str, str]
+
+
+_HARMLESS = """
+    _name_or_path name_or_path _num_labels architectures model_type transformers_version dtype torch_dtype
+    torchscript use_bfloat16 use_cache return_dict output_attentions output_hidden_states output_scores
+    return_dict_in_generate attn_implementation _attn_implementation _attn_implementation_autoset
+    cache_implementation gradient_checkpointing chunk_size_feed_forward initializer_range is_decoder
+    id2label label2id num_labels problem_type finetuning_task task_specific_params tokenizer_class prefix
+    bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id forced_bos_token_id
+    forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens max_length min_length do_sample
+    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences
+    remove_invalid_values exponential_decay_length_penalty tf_legacy_loss unsloth_version unsloth_fixed
+"""
+
+#: Config fields that no family's computation depends on: bookkeeping, training, token ids and generation.
+HARMLESS = tuple(_HARMLESS.split())
+
+#: Their names of activation functions.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def activation(name: Any, theirs: Mapping[str, Any]) -> str:
+    """Our name of an activation function."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation; {suggest(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def only(*supported: Any) -> Callable[[Any, Mapping[str, Any]], None]:
+    """A converter that refuses every value but these."""
+
+    def check(value: Any, theirs: Mapping[str, Any]) -> None:
+        if value not in supported:
+            raise ValueError(f"not supported; expected {' or '.join(map(repr, supported))}")
+
+    return check
+
+
+#: Rows of every family: what older files say is off.
+EVERYWHERE = (
+    Field("is_encoder_decoder", False, None, only(False)),
+    Field("tie_encoder_decoder", False, None, only(False)),
+    Field("add_cross_attention", False, None, only(False)),
+    Field("pruned_heads", None, None, only(None, {})),
+)
+
+
+def rotary_fields(default_base: float) -> tuple[Field, ...]:
+    """The rows for rotary positions: `rope_parameters`, or `rope_theta` and `rope_scaling` in older files."""
+    return (
+        Field("rope_parameters", None, "rotary_base", _rotary_base),
+        Field("rope_theta", default_base, None),
+        Field("rope_scaling", None, None, _unscaled),
+    )
+
+
+def _rotary_base(parameters: Any, theirs: Mapping[str, Any]) -> Any:
+    _unscaled(parameters, theirs)
+    return (parameters or {}).get("rope_theta", theirs["rope_theta"])
+
+
+def _unscaled(parameters: Any, theirs: Mapping[str, Any]) -> None:
+    parameters = parameters or {}
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind not in ("default", None):
+        raise ValueError(f"rotary scaling of type {kind!r} is not supported yet; expected 'default'")
+    if unknown := set(parameters) - {"rope_type", "type", "rope_theta"}:
+        raise ValueError(f"unknown entry {min(unknown)!r}; {suggest(min(unknown), ('rope_type', 'rope_theta'))}")
+
+
+def convert_config(family: Family, theirs: Mapping[str, Any]) -> TransformerConfig:
+    """Our config from theirs.
+
+    Raises:
+      ValueError: a field that is missing, has a value that is not supported, or is in neither the table nor
+        the list of harmless ones and so may change what the model computes.
+    """
+    for name in theirs.get("architectures") or ():
+        if name not in family.architectures:
+            raise ValueError(f"unsupported architecture {name!r}; {suggest(name, family.architectures)}")
+    rows = family.fields + EVERYWHERE
+    known = {row.theirs: row.default for row in rows}
+    for name, value in theirs.items():
+        if name not in known and name not in HARMLESS + family.harmless and value is not None:
+            raise ValueError(
+                f"unknown field {name!r} = {value!r} may change what the model computes; {suggest(name, known)}"
+            )
+    values = {name: theirs.get(name, default) for name, default in known.items()}
+    if missing := [name for name, value in values.items() if value is REQUIRED]:
+        raise ValueError(f"missing field {missing[0]!r}")
+    ours: dict[str, Any] = dict(family.constants)
+    for row in rows:
+        value = values[row.theirs]
+        try:
+            converted = value if row.via is None else row.via(value, values)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{row.theirs} = {value!r}: {error}") from error
+        if row.ours is not None:
+            ours[row.ours] = converted
+    return TransformerConfig(**ours)
+
+
+def split_axes(stored: str, sizes: Mapping[str, int], shares: int) -> tuple[list[str], list[int], tuple[int, ...]]:
+    """A row's axes with fused ones apart, their sizes, and the shape of the tensor in the file.
+
+    Example:
+      >>> split_axes("(kv_head d_head) d_model", {"kv_head": 2, "d_head": 4, "d_model": 8}, 1)
+      (['kv_head', 'd_head', 'd_model'], [2, 4, 8], (8, 8))
+    """
+    groups = [match.strip("()").split() for match in re.findall(r"\([^)]*\)|\S+", stored)]
+    fused = tuple(math.prod(sizes.get(axis, shares) for axis in group) for group in groups)
+    axes = [axis for group in groups for axis in group]
+    return axes, [sizes.get(axis, shares) for axis in axes], fused
+
+
+def unstack(values: np.ndarray, axes: list[str], sizes: list[int], targets: list[tuple[str, ...]]) -> list[np.ndarray]:
+    """Views of one of their tensors, one for each of our weights, with axes in our order.
+
+    Args:
+      values: the tensor as the file holds it.
+      axes, sizes: from `split_axes`.
+      targets: the axes of each of our weights, without `layer`.
+    """
+    # Where every head has its own keys, a file may say `head` for what we call `kv_head`.
+    axes = [axis.removeprefix("kv_") for axis in axes]
+    whole = values.reshape(sizes)
+    views = []
+    for i, target in enumerate(targets):
+        wanted = [axis.removeprefix("kv_") for axis in target]
+        shared = next((k for k, axis in enumerate(axes) if axis not in wanted), None)
+        part = whole if shared is None else np.moveaxis(whole, shared, 0)[i]
+        kept = [axis for k, axis in enumerate(axes) if k != shared]
+        views.append(part.transpose([kept.index(axis) for axis in wanted]))
+    return views
+
+
+def convert_weights(
+    family: Family, config: TransformerConfig, tensors: Mapping[str, StoredTensor], dtype: Any, mesh: Mesh | None
+) -> Params:
+    """Our parameters from theirs, one tensor at a time: read, checked, cast and put where it belongs in its stack.
+
+    Raises:
+      ValueError: a tensor is missing, not used, of the wrong shape or dtype, NaN or infinite.
+    """
+    if config.n_layers > len(tensors):
+        raise ValueError(f"config.json says {config.n_layers} layers, but there are only {len(tensors)} tensors")
+    axes, shapes = weight_axes(config), weight_shapes(config)
+    sizes = {axis: size for name in axes for axis, size in zip(axes[name], shapes[name], strict=True)}
+    rows = [(theirs, stored, ours.split()) for theirs, stored, ours in family.weights if ours.split()[0] in axes]
+
+    def per_layer(pattern: str) -> list[str]:
+        return [pattern.format(layer=layer) for layer in range(config.n_layers if "{layer}" in pattern else 1)]
+
+    wanted = [name for theirs, _, _ in rows for name in per_layer(theirs)]
+    buffers = [name for pattern in family.buffers for name in per_layer(pattern)]
+    copies = family.copies if config.tie_embeddings else {}
+    found = _match(tensors, {*wanted, *buffers, *copies}, family.prefix)
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(f"missing {_some(missing)}")
+
+    for theirs, stored, ours in rows:
+        expected = split_axes(stored, sizes, len(ours))[2]
+        for name in per_layer(theirs):
+            if found[name].shape != expected:
+                raise ValueError(
+                    f"{found[name]} has shape {found[name].shape}, config.json implies {expected} ({stored})"
+                )
+    file_dtypes = [found[name].float_dtype for name in wanted]
+    target = resolve_dtype(functools.reduce(jnp.promote_types, file_dtypes) if dtype is None else dtype)
+    for name, original in copies.items():
+        if name in found and not np.array_equal(found[name].read(), found[original].read()):
+            raise ValueError(f"{found[name]} differs from {original!r}, but config.json ties them")
+
+    params = {}
+    for theirs, stored, ours in rows:
+        stored_axes, stored_sizes, _ = split_axes(stored, sizes, len(ours))
+        stacks = [np.empty(shapes[name], target) for name in ours]
+        for layer, name in enumerate(per_layer(theirs)):
+            values = cast(found[name].read(), target, found[name])
+            targets = [tuple(axis for axis in axes[n] if axis != "layer") for n in ours]
+            for stack, view in zip(stacks, unstack(values, stored_axes, stored_sizes, targets), strict=True):
+                stack[layer if "{layer}" in theirs else ...] = view
+        params.update({name: place(stack, mesh) for name, stack in zip(ours, stacks, strict=True)})
+    return {name: params[name] for name in axes}
+
+
+def _match(tensors: Mapping[str, StoredTensor], known: set[str], prefix: str) -> dict[str, StoredTensor]:
+    """The tensors by the names that the table has for them; raises a ValueError for those it has no use for."""
+    found: dict[str, StoredTensor] = {}
+    unused = []
+    for name in sorted(tensors, key=lambda name: name not in known):  # full names first
+        full = name if name in known else prefix + name
+        if full in known and full not in found:
+            found[full] = tensors[name]
+        else:
+            unused.append(name)
+    if unused:
+        raise ValueError(f"nothing here uses {_some(unused)}: the model would not be what was trained")
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

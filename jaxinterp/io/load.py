@@ -1,0 +1,109 @@
+"""`load`: a model by its name, from a folder, or from the Hugging Face Hub."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+from tokenizers import Tokenizer
+
+from jaxinterp.io import checkpoints, huggingface
+from jaxinterp.io.files import CONFIG, INDEX, TOKENIZER, WEIGHTS, refuse_pickle
+from jaxinterp.model.params import Params
+from jaxinterp.model.transformer import Transformer
+
+#: Where built-in models lie: within an installed package, or in the repository of an editable install.
+BUILTIN_FOLDERS = (Path(__file__).parent / "models", Path(__file__).parents[2] / "models")
+
+#: What is downloaded from the Hub; pickled weights never are.
+DOWNLOADS = (CONFIG, TOKENIZER, WEIGHTS, INDEX, "model-*-of-*.safetensors")
+
+
+def load(
+    name_or_path: str | os.PathLike[str], *, dtype: Any = None, mesh: Mesh | None = None
+) -> tuple[Transformer, Params, Tokenizer | None]:
+    """Loads a trained model.
+
+    Args:
+      name_or_path: the name of a built-in model (`builtin_models()`); else a folder, written by `save` or by
+        `transformers` (GPT-2, Llama, Gemma 2); else `"owner/name"` on the Hugging Face Hub, which needs
+        `pip install 'jaxinterp[hub]'`. A folder that has a built-in model's name is written `"./name"`.
+      dtype: what to convert the weights to, tensor by tensor; `None` keeps the file's.
+      mesh: if given, parameters are replicated: every device of the mesh holds them whole.
+
+    Returns:
+      The model, its parameters, and its tokenizer, `None` if the folder has no `tokenizer.json`.
+
+    Raises:
+      FileNotFoundError: no such model or folder, or a file is missing from it.
+      ImportError: a Hub name without the `hub` extra.
+      ValueError: a file that is not what it should be; the message names it and what is wrong.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     ji.save(folder, model, params)
+      ...     model, params, tokenizer = ji.load(folder, dtype="bfloat16")
+      >>> params["W_E"].dtype
+      dtype(bfloat16)
+      >>> model, params, tokenizer = ji.load("openai-community/gpt2", dtype="bfloat16")  # doctest: +SKIP
+    """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(f"name_or_path must be a string or a path, got {type(name_or_path).__name__}")
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
+    folder = _find(name_or_path)
+    read = checkpoints.read if checkpoints.is_checkpoint(folder) else huggingface.read
+    return read(folder, dtype=dtype, mesh=mesh)
+
+
+def builtin_models() -> tuple[str, ...]:
+    """The names of the models that come with the library, sorted."""
+    return tuple(sorted(_builtin()))
+
+
+def _builtin() -> dict[str, Path]:
+    folders = [folder for root in reversed(BUILTIN_FOLDERS) for folder in root.glob("*")]
+    return {f.name: f for f in folders if (f / WEIGHTS).is_file() and checkpoints.is_checkpoint(f)}
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder a name stands for, downloaded if need be."""
+    builtin = _builtin()
+    if isinstance(name_or_path, str) and name_or_path in builtin:
+        return builtin[name_or_path]
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        refuse_pickle(path)
+        raise ValueError(f"{path} is a file: give the folder it lies in")
+    if isinstance(name_or_path, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name_or_path):
+        return _download(name_or_path)
+    nearest = difflib.get_close_matches(str(name_or_path), builtin, n=1)
+    raise FileNotFoundError(
+        f"no built-in model and no folder is called {str(name_or_path)!r}"
+        + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+        + f" ({_listing()}; models on the Hub are written 'owner/name')"
+    )
+
+
+def _listing() -> str:
+    return f"built-in models: {', '.join(builtin_models()) or 'none'}"
+
+
+def _download(name: str) -> Path:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError(
+            f"there is no folder {name!r}; to fetch it from the Hugging Face Hub: pip install 'jaxinterp[hub]'"
+        ) from error
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(DOWNLOADS)))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"there is no folder {name!r}, and it cannot be fetched from the Hugging Face Hub: {error} ({_listing()})"
+        ) from error

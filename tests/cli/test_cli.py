@@ -1,0 +1,152 @@
+"""The command line from end to end: text in, a table, files and a figure out; errors in one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import jaxinterp as ji
+from jaxinterp.cli import main
+from jaxinterp.io.results import write_whole
+
+FAST = ("--n", "4", "--over", "layer", "pos", "--site", "resid_pre")
+
+
+def test_the_default_sweep(tmp_path, capsys):
+    assert main(["sweep", "--output", str(tmp_path), "--n", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "layer  head  pos" in printed
+    assert "±" in printed
+    assert "logit_diff" in printed
+    effects = xr.load_dataarray(tmp_path / "effects.nc")
+    assert effects.dims == ("layer", "head", "pos")
+    assert effects.attrs["model"] == "english"
+    rows = (tmp_path / "effects.csv").read_text().splitlines()
+    assert len(rows) == 1 + effects.size
+    assert rows[0].startswith("layer,head,pos")
+    assert (tmp_path / "effects.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["effects.csv", "effects.nc", "effects.png"]
+
+
+def test_directions_tasks_and_roles(tmp_path, capsys):
+    options = ["--task", "agreement", "--direction", "noising", "--metric", "log_prob", "--raw", "--n", "6"]
+    assert main(["sweep", "--over", "layer", "role", "--site", "resid_mid", "--output", str(tmp_path), *options]) == 0
+    effects = xr.load_dataarray(tmp_path / "effects.nc")
+    assert effects.attrs["direction"] == "noising"
+    assert effects.attrs["normalized"] == 0
+    assert "END" in effects.coords["role"].values
+    assert effects.sel(role="END").attrs["base_metric"] > effects.attrs["source_metric"]
+
+
+PAIR = {
+    "clean": "monday tuesday wednesday",
+    "corrupted": "friday saturday sunday",
+    "correct": "thursday",
+    "wrong": "monday",
+}
+
+
+def test_prompts_from_files_and_from_the_command_line(tmp_path, capsys):
+    results = []
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR) + "\n\n")
+    (tmp_path / "pairs.csv").write_text(",".join(PAIR) + "\n" + ",".join(PAIR.values()) + "\n")
+    inline = [part for name, text in PAIR.items() for part in (f"--{name}", text)]
+    for source in (["--prompts", f"{tmp_path}/pairs.jsonl"], ["--prompts", f"{tmp_path}/pairs.csv"], inline):
+        assert main(["sweep", *source, *FAST[2:], "--output", str(tmp_path / "out")]) == 0
+        results.append(xr.load_dataarray(tmp_path / "out" / "effects.nc"))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_models_and_sites(capsys):
+    assert main(["models"]) == 0
+    assert "english" in capsys.readouterr().out
+    assert main(["sites", "english"]) == 0
+    assert "resid_pre" in capsys.readouterr().out
+
+
+ROWS = {
+    "not JSON": ("pairs.jsonl", '{"clean": "a"\n', "line 1: not JSON"),
+    "no object": ("pairs.jsonl", f"{json.dumps(PAIR)}\n[1]\n", "line 2: expected an object"),
+    "missing": ("pairs.jsonl", json.dumps({**PAIR, "wrong": ""}), "line 1: 'wrong' is missing"),
+    "unknown field": (
+        "pairs.jsonl",
+        json.dumps({**PAIR, "corect": "x"}),
+        r"line 1: unknown field 'corect'; did you mean 'correct'\?",
+    ),
+    "positions": ("pairs.jsonl", json.dumps({**PAIR, "positions": {"END": 9}}), "line 1: position 'END' is word 9"),
+    "positions type": ("pairs.jsonl", json.dumps({**PAIR, "positions": 3}), "line 1: 'positions' must map"),
+    "lengths": ("pairs.jsonl", json.dumps({**PAIR, "clean": "monday"}), "line 1: .*1 words and corrupted 3"),
+    "empty": ("pairs.jsonl", "\n", "holds no prompts"),
+    "header": ("pairs.csv", "clean,corrupted,correct\na,b,c\n", "line 1: the header lacks 'wrong'"),
+    "columns": ("pairs.csv", ",".join(PAIR) + "\na,b,c\n", "line 2: expected 4 fields"),
+    "suffix": ("pairs.txt", "x", "end in .jsonl or .csv"),
+    "encoding": ("pairs.jsonl", b"\xff\xfe\x00", "not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_malformed_prompts_files(tmp_path, case):
+    name, content, message = ROWS[case]
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        ji.read_pairs(path)
+
+
+ERRORS = {
+    "model": (["--model", "englsh"], "did you mean 'english'?"),
+    "task": (["--task", "agrement"], "unknown task 'agrement'; did you mean 'agreement'?"),
+    "site": (["--site", "resid"], "unknown site 'resid'"),
+    "axis": (["--over", "layers"], "unknown axis 'layers' in over; did you mean 'layer'?"),
+    "n": (["--n", "0"], "--n must be at least 1"),
+    "top": (["--top", "0"], "--top must be at least 1"),
+    "half a pair": (["--clean", "a b"], "each inline pair needs all of"),
+    "no file": (["--prompts", "nowhere.jsonl"], "No such file"),
+    "answer": (
+        [x for k, v in (PAIR | {"correct": "thursdays"}).items() for x in (f"--{k}", v)],
+        "the answer 'thursdays' is not one token",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_one_line(tmp_path, capsys, case):
+    options, message = ERRORS[case]
+    assert main(["sweep", "--output", str(tmp_path / "out"), *options]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.startswith("jaxinterp sweep: error: ")
+    assert "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unwritable_folder_is_told(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["sweep", *FAST, "--output", str(tmp_path / "file")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_partial(tmp_path):
+    def write(path):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="cannot write .*effects.csv: No space left on device"):
+        write_whole(tmp_path / "effects.csv", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_examples():
+    done = subprocess.run(
+        [sys.executable, "-c", "from jaxinterp.cli import main; main(['sweep', '--help'])"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
+    assert done.returncode == 0
+    assert "jaxinterp sweep --site resid_pre --over layer pos" in done.stdout

@@ -1,0 +1,284 @@
+"""Makes the goldens: tiny random checkpoints written by `transformers`, and what that implementation computes.
+
+    python tests/goldens/make_goldens.py [name ...]
+
+needs `pip install -e '.[parity]'`. Each folder beside this file holds `config.json` and `model.safetensors` as
+`save_pretrained` writes them, and `golden.safetensors`:
+
+    tokens         int32 [batch, pos]
+    mask           uint8 [batch, pos], 0 at padding
+    position_ids   int32 [batch, pos], counted from each prompt's first token
+    logits         float32 [batch, pos, vocab], the reference as it is
+    logits_x64     float64 [batch, pos, vocab], the reference in double precision
+    resid_pre_x64  float64 [layer, batch, pos, d_model], the stream that enters each block
+
+Rows: one whole prompt, one padded on the right, one padded on the left.
+
+The reference in double precision is not `model.double()` alone: its norms, softmax and rotary tables are cast
+to float32 on purpose, whatever the model's dtype, which limits it to about 1e-7. `double_precision` below lifts
+the casts and nothing else: while it holds, the name `torch.float32` means float64 within the reference's own
+module, `Tensor.float` returns float64, and the two kinds of constant that were rounded when the model was built
+(inverse frequencies, Gemma's embedding scale) are computed again.
+
+`tests/io/test_parity.py` draws further configurations with the functions here.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+FOLDER = Path(__file__).parent
+
+CLASSES = {
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+}
+
+GOLDENS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2-tied": ("gpt2", {"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 61, "n_positions": 20}),
+    # An odd number of heads, its own MLP width, another activation, scores that are not scaled.
+    "gpt2-untied": (
+        "gpt2",
+        {
+            "n_layer": 2,
+            "n_embd": 35,
+            "n_head": 5,
+            "n_inner": 50,
+            "vocab_size": 67,
+            "n_positions": 12,
+            "activation_function": "gelu",
+            "layer_norm_epsilon": 1e-3,
+            "scale_attn_weights": False,
+            "tie_word_embeddings": False,
+        },
+    ),
+    # Four queries to a key, heads wider than d_model / n_heads, biases wherever there can be one.
+    "llama-grouped": (
+        "llama",
+        {
+            "num_hidden_layers": 3,
+            "hidden_size": 32,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 6,
+            "intermediate_size": 44,
+            "vocab_size": 71,
+            "max_position_embeddings": 32,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    # One key for all queries, no biases, tied.
+    "llama-tied": (
+        "llama",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 36,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "intermediate_size": 40,
+            "vocab_size": 64,
+            "rms_norm_eps": 1e-4,
+            "tie_word_embeddings": True,
+        },
+    ),
+    # Windows shorter than the prompts, soft-caps that bite, a score scale of its own.
+    "gemma2-tied": (
+        "gemma2",
+        {
+            "num_hidden_layers": 4,
+            "hidden_size": 32,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 10,
+            "intermediate_size": 40,
+            "vocab_size": 73,
+            "sliding_window": 3,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    # Layer types out of the usual order, no soft-caps, biases, untied.
+    "gemma2-untied": (
+        "gemma2",
+        {
+            "num_hidden_layers": 3,
+            "hidden_size": 36,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "head_dim": 8,
+            "intermediate_size": 30,
+            "vocab_size": 60,
+            "sliding_window": 2,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+        },
+    ),
+}
+
+
+def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
+    """A random small configuration of a family, in the names of its config class."""
+
+    def pick(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    kv_heads, groups = pick(1, 2, 3), pick(1, 2, 3)
+    heads, n_layers = kv_heads * groups, pick(1, 2, 3)
+    width = heads * pick(4, 5, 6)  # a multiple of the heads even where heads have another width
+    tied = pick(True, False)
+    if family == "gpt2":
+        return {
+            "n_layer": n_layers,
+            "n_embd": width,
+            "n_head": heads,
+            "n_inner": pick(None, 17, 40),
+            "vocab_size": pick(50, 77),
+            "n_positions": pick(9, 30),
+            "activation_function": pick("gelu", "gelu_new", "relu", "silu"),
+            "layer_norm_epsilon": pick(1e-5, 1e-2),
+            "scale_attn_weights": pick(True, False),
+            "tie_word_embeddings": tied,
+        }
+    shared = {
+        "num_hidden_layers": n_layers,
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": pick(2, 6, 8),
+        "intermediate_size": pick(17, 40),
+        "vocab_size": pick(50, 77),
+        "rms_norm_eps": pick(1e-6, 1e-2),
+        "rope_parameters": {"rope_type": "default", "rope_theta": pick(30.0, 10_000.0)},
+        "attention_bias": pick(True, False),
+        "tie_word_embeddings": tied,
+    }
+    if family == "llama":
+        return {**shared, "hidden_act": pick("silu", "gelu", "relu"), "mlp_bias": pick(True, False)}
+    return {
+        **shared,
+        "hidden_activation": pick("gelu_pytorch_tanh", "silu"),
+        "sliding_window": pick(1, 2, 5, 20),
+        "layer_types": [pick("sliding_attention", "full_attention") for _ in range(n_layers)],
+        "query_pre_attn_scalar": pick(3, 16),
+        "attn_logit_softcapping": pick(None, 1.5, 50.0),
+        "final_logit_softcapping": pick(None, 4.0, 30.0),
+    }
+
+
+def make_reference(family: str, fields: dict[str, Any], seed: int) -> PreTrainedModel:
+    """A reference model with random weights large enough that every term of its forward shows in the logits."""
+    config_class, model_class = CLASSES[family]
+    config = config_class(**fields, bos_token_id=0, eos_token_id=0, pad_token_id=None)
+    config._attn_implementation = "eager"
+    model = model_class(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.ndim > 1:
+                weight.copy_(0.25 * noise)
+            elif "norm" in name or "ln_" in name:
+                # Away from the identity, which is 0 for Gemma's norms and LayerNorm's biases, else 1.
+                weight.copy_(0.3 * noise + (0 if family == "gemma2" or name.endswith("bias") else 1))
+            else:
+                weight.copy_(0.3 * noise)
+    return model
+
+
+def draw_prompts(rng: np.random.Generator, d_vocab: int, n_pos: int) -> dict[str, np.ndarray]:
+    """Tokens, mask and positions of three prompts: a whole one, one padded right, one padded left."""
+    tokens = rng.integers(d_vocab, size=(3, n_pos), dtype=np.int32)
+    right, left = rng.permutation(np.arange(2, n_pos))[:2]
+    mask = np.ones((3, n_pos), np.uint8)
+    mask[1, right:] = 0
+    mask[2, :-left] = 0
+    position_ids = np.maximum(mask.cumsum(1, dtype=np.int32) - 1, 0)
+    return {"tokens": tokens, "mask": mask, "position_ids": position_ids}
+
+
+def run_reference(model: PreTrainedModel, prompts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(logits [batch, pos, vocab], the stream that enters each block [layer, batch, pos, d_model])."""
+    with torch.no_grad():
+        out = model(
+            input_ids=torch.tensor(prompts["tokens"]).long(),
+            attention_mask=torch.tensor(prompts["mask"]).long(),
+            position_ids=torch.tensor(prompts["position_ids"]).long(),
+            output_hidden_states=True,
+            use_cache=False,
+        )
+    stream = np.stack([state.numpy() for state in out.hidden_states[: model.config.num_hidden_layers]])
+    return out.logits.numpy(), stream
+
+
+class _Torch64:
+    """`torch` as a reference module sees it in double precision: its float32 is float64."""
+
+    float32 = float = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def double_precision(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The model in float64 throughout, its casts to float32 lifted; float32 again afterwards."""
+    module = sys.modules[type(model).__module__]
+    with mock.patch.object(module, "torch", _Torch64()), mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+        model.double()
+        for part in model.modules():
+            if hasattr(part, "inv_freq"):
+                part.inv_freq = part.compute_default_rope_parameters(part.config)[0]
+            if hasattr(part, "scalar_embed_scale"):
+                part.embed_scale = torch.tensor(part.scalar_embed_scale, dtype=torch.float64)
+        yield model
+    model.float()
+
+
+def make_golden(name: str, seed: int) -> None:
+    """Writes one folder."""
+    family, fields = GOLDENS[name]
+    model = make_reference(family, fields, seed)
+    model.save_pretrained(FOLDER / name)
+    (FOLDER / name / "generation_config.json").unlink(missing_ok=True)
+    prompts = draw_prompts(np.random.default_rng(seed), fields["vocab_size"], n_pos=9)
+    logits, _ = run_reference(model, prompts)
+    with double_precision(model):
+        logits_x64, stream = run_reference(model, prompts)
+    arrays = {**prompts, "logits": logits, "logits_x64": logits_x64, "resid_pre_x64": stream}
+    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, FOLDER / name / "golden.safetensors")
+    for file in (FOLDER / name).iterdir():
+        file.chmod(0o644)
+    real = prompts["mask"].astype(bool)
+    top, gap = abs(logits_x64[real]).max(), abs(logits_x64 - logits)[real].max()
+    print(json.dumps({"name": name, "max |logit|": round(float(top), 3), "float32 error": float(gap)}))
+
+
+if __name__ == "__main__":
+    for number, golden in enumerate(GOLDENS):
+        if golden in (sys.argv[1:] or GOLDENS):
+            make_golden(golden, seed=number)

@@ -1,0 +1,299 @@
+import json
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from jaxinterp.io.checkpoints import read, save
+from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.params import weight_shapes
+from jaxinterp.model.transformer import Transformer
+
+SMALL = TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_vocab=5, n_ctx=4)
+
+
+def draw(config, dtype="float32", seed=0):
+    rng = np.random.default_rng(seed)
+    return {n: np.asarray(rng.normal(size=shape), jnp.dtype(dtype)) for n, shape in weight_shapes(config).items()}
+
+
+def words(*tokens):
+    return Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=tokens[0]))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint of SMALL, to be damaged."""
+    model = Transformer(SMALL)
+    save(tmp_path / "model", model, draw(SMALL), words("a", "b", "c"))
+    return tmp_path / "model"
+
+
+def edit_config(folder, **changes):
+    content = json.loads((folder / "config.json").read_text())
+    content.update(changes)
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def edit_weights(folder, edit):
+    arrays = load_file(folder / "model.safetensors")
+    edit(arrays)
+    save_file(arrays, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        TransformerConfig(
+            n_layers=3,
+            d_model=6,
+            n_heads=4,
+            n_kv_heads=2,
+            d_head=4,
+            d_vocab=7,
+            d_vocab_out=2,
+            tie_embeddings=False,
+            positions="rotary",
+            rotary_base=(10.0, 20.0, 30.0),
+            window=(None, 2, 3),
+            normalization=None,
+        ),
+    ],
+    ids=["plain", "unusual"],
+)
+def test_round_trip_is_bit_exact(tmp_path, config, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        model = Transformer(config)
+        params = {name: jax.device_put(weight) for name, weight in draw(config, dtype).items()}
+        save(tmp_path / "new" / "model", model, params)
+        again, weights, tokenizer = read(tmp_path / "new" / "model")
+    assert again == model
+    assert tokenizer is None
+    assert weights.keys() == params.keys()
+    for name, weight in weights.items():
+        assert weight.dtype == params[name].dtype == dtype
+        assert np.asarray(weight).tobytes() == np.asarray(params[name]).tobytes()
+
+
+def test_memory_order_does_not_matter(tmp_path):
+    model = Transformer(SMALL)
+    params = {name: np.asfortranarray(weight) for name, weight in draw(SMALL).items()}
+    save(tmp_path, model, params)
+    weights = read(tmp_path)[1]
+    assert all((weights[name] == params[name]).all() for name in params)
+
+
+def test_files_are_readable_by_those_who_may_read_the_config(folder):
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
+def test_saving_again_replaces_the_three_files_and_no_others(folder):
+    (folder / "README.md").write_text("mine")
+    (folder / ".partial").mkdir()  # as a killed run leaves it
+    (folder / ".partial" / "model.safetensors").write_bytes(b"half")
+    model = Transformer(SMALL)
+    params = draw(SMALL, seed=7)
+    save(folder, model, params)
+    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    _, weights, tokenizer = read(folder)
+    assert tokenizer is None
+    assert (weights["W_E"] == params["W_E"]).all()
+
+
+def test_tokenizer_comes_back(folder):
+    assert read(folder)[2].get_vocab() == {"a": 0, "b": 1, "c": 2}
+
+
+def test_dtype_converts_weights_and_config(folder):
+    model, params, _ = read(folder, dtype=jnp.bfloat16)
+    exact = read(folder)[1]
+    assert model.config.dtype == "bfloat16"
+    assert all((params[name] == exact[name].astype(jnp.bfloat16)).all() for name in exact)
+
+
+def test_mesh_replicates(folder):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    for weight in read(folder, mesh=mesh)[1].values():
+        assert weight.sharding.is_fully_replicated
+        assert weight.sharding.device_set == set(jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "config.json has format 'other', expected 'jaxinterp'"),
+        ({"version": 2}, r"config.json has version 2, and this jaxinterp reads 1"),
+        ({"config": [1]}, "config.json must hold a 'config' object, got list"),
+        ({"config": {"n_layer": 2}}, "config.json: unknown config field 'n_layer'; did you mean 'n_layers'"),
+        ({"config": {"n_layers": 2}}, "config.json: .*missing .*'d_model'"),
+        ({"config": {"n_layers": 0, "d_model": 8, "n_heads": 2, "d_vocab": 5}}, "config.json: n_layers must be"),
+    ],
+)
+def test_bad_configs(folder, changes, message):
+    edit_config(folder, **changes)
+    with pytest.raises(ValueError, match=message):
+        read(folder)
+
+
+@pytest.mark.parametrize("text", [b"{", b"\xff\xfe", b"[1]"])
+def test_malformed_config(folder, text):
+    (folder / "config.json").write_bytes(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        read(folder)
+
+
+def test_no_config(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model is not a checkpoint: it has no config\.json"):
+        read(folder)
+
+
+def poison(value, count):
+    def edit(arrays):
+        arrays["W_O"].flat[:count] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (poison(np.nan, 3), "'W_O' in .*model.safetensors holds 3 values that are NaN or infinite"),
+        (poison(-np.inf, 1), "'W_O' in .*model.safetensors holds 1 values that are NaN or infinite"),
+        (lambda arrays: arrays.pop("b_K"), "model: params lack 'b_K'"),
+        (lambda arrays: arrays.update(W_X=np.ones(3, np.float32)), "model: params hold 'W_X'"),
+        (
+            lambda arrays: arrays.update(W_pos=np.ones((3, 8), np.float32)),
+            r"W_pos has shape \(3, 8\), expected \(4, 8\) \('n_ctx', 'd_model'\)",
+        ),
+        (lambda arrays: arrays.update(W_E=np.ones((5, 8), np.int8)), "'W_E' in .* is I8, expected one of: F16"),
+    ],
+)
+def test_bad_weights(folder, edit, message):
+    edit_weights(folder, edit)
+    with pytest.raises(ValueError, match=message):
+        read(folder)
+
+
+def test_values_too_large_for_the_dtype(folder):
+    edit_weights(folder, poison(1e6, 2))
+    with pytest.raises(ValueError, match=r"'W_O' in .* holds 2 values too large for float16"):
+        read(folder, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        ("float33", "unknown dtype 'float33'; did you mean 'float32'"),
+        ("int8", "dtype 'int8' cannot hold weights"),
+        ("float64", r"float64 weights need `with jax.enable_x64\(True\):`"),
+    ],
+)
+def test_bad_dtype(folder, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        read(folder, dtype=dtype)
+
+
+def test_float64_file_without_x64(folder):
+    edit_weights(folder, lambda arrays: arrays.update(W_E=arrays["W_E"].astype(np.float64)))
+    with pytest.raises(ValueError, match="float64 weights need"):
+        read(folder)
+    assert read(folder, dtype="float32")[1]["W_E"].dtype == "float32"
+
+
+@pytest.mark.parametrize("kept", [0, 20, 400, -1])
+def test_truncated_weights(folder, kept):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "weights.pth", "last.ckpt"])
+def test_pickle_is_refused(folder, name):
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(ValueError, match=f"{name} is pickled.*Convert it to safetensors"):
+        read(folder)
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds neither model.safetensors nor"):
+        read(folder)
+
+
+def test_tokenizer_beyond_the_vocabulary(folder):
+    words("a", "b", "c", "d", "e", "f").save(str(folder / "tokenizer.json"))
+    with pytest.raises(ValueError, match="token 'f' at id 5, but the model's vocabulary is 5"):
+        read(folder)
+
+
+def test_malformed_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer.json is not a tokenizer"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda params: params.pop("W_E"), "params lack 'W_E'"),
+        (lambda params: params.update(W_E=np.ones((5, 7))), r"W_E has shape \(5, 7\), expected \(5, 8\)"),
+        (lambda params: params.update(W_E=np.full((5, 8), np.nan)), "'W_E' holds 40 values that are NaN"),
+        (lambda params: params.update(W_E=np.ones((5, 8), np.int32)), "dtype 'int32' cannot hold weights"),
+    ],
+)
+def test_save_refuses_what_cannot_be_read_back(tmp_path, edit, message):
+    model = Transformer(SMALL)
+    params = draw(SMALL)
+    edit(params)
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "model", model, params)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def full_disk():
+    """No file can grow beyond 1 kB; the weights of SMALL take more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_full_disk_leaves_nothing_behind(tmp_path):
+    model = Transformer(SMALL)
+    with pytest.raises(OSError, match=r"cannot save a model to .*model: .*too large"):
+        save(tmp_path / "new" / "model", model, draw(SMALL))
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_save_keeps_the_checkpoint_that_was_there(folder, request):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    request.getfixturevalue("full_disk")
+    model = Transformer(SMALL)
+    with pytest.raises(OSError, match="cannot save a model"):
+        save(folder, model, draw(SMALL, seed=9))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    model = Transformer(SMALL)
+    with pytest.raises(OSError, match=r"cannot save a model to .*file"):
+        save(tmp_path / "file" / "model", model, draw(SMALL))
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_folder_may_be_copied(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    assert read(tmp_path / "copy")[0] == read(folder)[0]

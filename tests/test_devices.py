@@ -1,0 +1,47 @@
+"""The same numbers over eight devices: one subprocess, for the host platform is split before JAX starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np, jaxinterp as ji
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+assert len(jax.devices()) == 8
+mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("cells", "more"))
+config = ji.TransformerConfig(n_layers=3, d_model=16, n_heads=4, d_vocab=20, n_ctx=8, n_kv_heads=2, positions="rotary")
+model = ji.Transformer(config)
+params = jax.tree.map(lambda w: 5 * w, model.init(jax.random.key(0)))
+base = jax.random.randint(jax.random.key(1), (8, 6), 0, 20)
+source = base.at[:, 2:].set((base[:, 2:] + 1) % 20)
+
+# a sweep spread over devices
+run = dict(site="z", metric=ji.logit_diff(1, 2))
+for max_bytes in (None, 1):
+    spread = ji.activation_patching(model, params, base, source, mesh=mesh, max_bytes=max_bytes, **run)
+    np.testing.assert_allclose(spread, ji.activation_patching(model, params, base, source, **run), atol=1e-4)
+
+# prompts and interventions spread over devices in a user's own jit
+logits, cache = model.apply(params, base, capture=("z",))
+edits = {"z": ji.replace(cache["z"][:, ::-1], ji.at(layer=1, head=[0, 3], pos=-1))}
+expected, _ = model.apply(params, base, edits)
+place = lambda array, *spec: jax.device_put(array, NamedSharding(mesh, P(*spec)))
+spread_edits = {"z": ji.replace(place(cache["z"][:, ::-1], None, "cells"), ji.at(layer=1, head=[0, 3], pos=-1))}
+spread, _ = jax.jit(model.apply)(place(params), place(base, "cells"), spread_edits)
+assert len(spread.sharding.device_set) == 8
+np.testing.assert_allclose(spread, expected, atol=1e-4)
+print("same on", len(jax.devices()), "devices")
+"""
+
+
+def test_eight_devices_give_the_same_numbers():
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "same on 8 devices" in done.stdout
