@@ -1,5 +1,11 @@
 """What tests share: one small model for examples, and the names that docstrings assume."""
 
+import os
+
+# Hundreds of tiny programs: compiling them takes longer than running them, so LLVM is told not to try hard.
+# It acts below the HLO, which is what tests of operation counts read.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 import jax
 import jax.numpy as jnp
 import numpy as np

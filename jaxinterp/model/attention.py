@@ -1,5 +1,6 @@
 """Attention: queries and keys, rotation, scores, patterns, head outputs, grouped queries without copies."""
 
+import functools
 from typing import Any
 
 import jax
@@ -88,20 +89,21 @@ def attention(
       key: random key for attention dropout.
 
     Returns:
-      [batch, rows, d_model], and (keys, values) of all positions, [batch, pos, kv_head, d_head].
+      [batch, rows, d_model], and (keys, values) of these rows, [batch, rows, kv_head, d_head].
     """
     q, k, v = _queries_keys_values(config, weights, x, place, tap)
     if config.positions == "rotary":
         positions = token_positions(geometry)
         q = tap("rot_q", rotate(config, q, data["frequencies"], positions))
         k = tap("rot_k", rotate(config, k, data["frequencies"], positions))
-    if prefix is not None:
-        k, v = (jnp.concatenate([before, now], axis=1) for before, now in zip(prefix, (k, v), strict=True))
+    # the prefix stands apart: under vmap over edits it is shared, never copied for each
+    keys, values = ([k], [v]) if prefix is None else ([prefix[0], k], [prefix[1], v])
 
     batch, n_rows = q.shape[:2]
+    wide = jnp.promote_types(q.dtype, jnp.float32)
     grouped = q.reshape(batch, n_rows, config.n_kv_heads, config.groups, config.d_head)
-    scores = jnp.einsum("bqhgf,bkhf->bhgqk", grouped, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
-    scores = scores.reshape(batch, config.n_heads, n_rows, -1) * config.scale
+    parts = [jnp.einsum("bqhgf,bkhf->bhgqk", grouped, part, preferred_element_type=wide) for part in keys]
+    scores = jnp.concatenate(parts, axis=-1).reshape(batch, config.n_heads, n_rows, -1) * config.scale
     if config.attn_softcap is not None:
         scores = config.attn_softcap * jnp.tanh(scores / config.attn_softcap)
     scores = tap("scores", scores)
@@ -113,7 +115,9 @@ def attention(
     pattern = dropout(key, config.attn_dropout, pattern)
 
     grouped = pattern.reshape(batch, config.n_kv_heads, config.groups, n_rows, -1)
-    z = jnp.einsum("bhgqk,bkhf->bqhgf", grouped, v).reshape(batch, n_rows, config.n_heads, config.d_head)
+    parts = jnp.split(grouped, [geometry.start], axis=-1) if prefix is not None else [grouped]
+    heads = [jnp.einsum("bhgqk,bkhf->bqhgf", p, part) for p, part in zip(parts, values, strict=True)]
+    z = functools.reduce(jnp.add, heads).reshape(batch, n_rows, config.n_heads, config.d_head)
     z = tap("z", z)
     if tap.wants("result"):
         out = tap("result", jnp.einsum("bphf,hfd->bphd", z, weights["W_O"])).sum(axis=2)

@@ -219,7 +219,7 @@ def block(
     prefix: tuple[jax.Array, jax.Array] | None = None,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """One block: (the stream after it, its keys and values at all positions). Arguments as in `attention`."""
+    """One block: (the stream after it, its keys and values). Arguments as in `attention`."""
     pattern_key, attn_key, mlp_key = (None,) * 3 if key is None else jax.random.split(key, 3)
 
     def output(sublayer: str, name: str, out: jax.Array, out_key: jax.Array | None) -> jax.Array:

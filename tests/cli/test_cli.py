@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_nothing_partial(tmp_path):
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="cannot write .*effects.csv: No space left on device"):
+    with pytest.raises(OSError, match=r"cannot write .*effects.csv: No space left on device"):
         write_whole(tmp_path / "effects.csv", write)
     assert list(tmp_path.iterdir()) == []
 
