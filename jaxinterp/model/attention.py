@@ -53,14 +53,14 @@ def rotate(config: TransformerConfig, x: jax.Array, frequencies: jax.Array, posi
 
 
 def allowed_keys(config: TransformerConfig, geometry: Geometry, window: jax.Array | None) -> jax.Array | None:
-    """Which keys each query may see: bool[batch or 1, query, key]; None if all. Queries start at `geometry.start`."""
-    query = jnp.arange(geometry.start, geometry.pos)[:, None]
-    key = jnp.arange(geometry.pos)[None, :]
+    """Which keys each query may see: bool[batch or 1, query, key]; None if all."""
+    query = geometry.columns[:, :, None]
+    key = jnp.arange(geometry.pos)
     allowed = None
     if config.causal:
-        allowed = (key <= query)[None]
+        allowed = key <= query
     if window is not None:
-        near = (abs(query - key) < window)[None]
+        near = abs(query - key) < window
         allowed = near if allowed is None else allowed & near
     if geometry.mask is not None:
         real = geometry.mask[:, None, :]
@@ -68,7 +68,7 @@ def allowed_keys(config: TransformerConfig, geometry: Geometry, window: jax.Arra
     return allowed
 
 
-def attention(
+def head_outputs(
     config: TransformerConfig,
     weights: Params,
     data: dict[str, Any],
@@ -78,8 +78,9 @@ def attention(
     tap: TapLike,
     prefix: tuple[jax.Array, jax.Array] | None = None,
     key: jax.Array | None = None,
+    queries: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """(what the heads add together, before any norm that follows; this block's keys and values).
+    """(each head's output before `W_O`, this block's keys and values).
 
     Args:
       weights: one block's. data: one layer's entry of `layer_data`.
@@ -87,15 +88,16 @@ def attention(
       place: the position embedding for positions="qk", [batch, rows, d_model].
       prefix: keys (as attention reads them, rotated) and values of the rows before `geometry.start`.
       key: random key for attention dropout.
+      queries: indices into the rows, int[n] or int[batch, n]: only these are computed; None for all.
 
     Returns:
-      [batch, rows, d_model], and (keys, values) of these rows, [batch, rows, kv_head, d_head].
+      z [batch, n, head, d_head], and (keys, values) of the rows, [batch, rows, kv_head, d_head].
     """
-    q, k, v = _queries_keys_values(config, weights, x, place, tap)
+    q, k, v = _queries_keys_values(config, weights, x, place, tap, queries)
+    seen = geometry if queries is None else geometry._replace(rows=queries + geometry.start)
     if config.positions == "rotary":
-        positions = token_positions(geometry)
-        q = tap("rot_q", rotate(config, q, data["frequencies"], positions))
-        k = tap("rot_k", rotate(config, k, data["frequencies"], positions))
+        q = tap("rot_q", rotate(config, q, data["frequencies"], token_positions(seen)))
+        k = tap("rot_k", rotate(config, k, data["frequencies"], token_positions(geometry)))
     # the prefix stands apart: under vmap over edits it is shared, never copied for each
     keys, values = ([k], [v]) if prefix is None else ([prefix[0], k], [prefix[1], v])
 
@@ -107,7 +109,7 @@ def attention(
     if config.attn_softcap is not None:
         scores = config.attn_softcap * jnp.tanh(scores / config.attn_softcap)
     scores = tap("scores", scores)
-    allowed = allowed_keys(config, geometry, data.get("window"))
+    allowed = allowed_keys(config, seen, data.get("window"))
     if allowed is not None:
         # a finite floor: rows of padding, which see nothing, stay finite and differentiable
         scores = jnp.where(allowed[:, None], scores, jnp.finfo(scores.dtype).min)
@@ -118,18 +120,37 @@ def attention(
     parts = jnp.split(grouped, [geometry.start], axis=-1) if prefix is not None else [grouped]
     heads = [jnp.einsum("bhgqk,bkhf->bqhgf", p, part) for p, part in zip(parts, values, strict=True)]
     z = functools.reduce(jnp.add, heads).reshape(batch, n_rows, config.n_heads, config.d_head)
+    return z, (k, v)
+
+
+def project_heads(weights: Params, z: jax.Array, tap: TapLike) -> jax.Array:
+    """What the heads add together, before any norm that follows: [batch, rows, d_model]. Sites `z` and `result`."""
     z = tap("z", z)
     if tap.wants("result"):
         out = tap("result", jnp.einsum("bphf,hfd->bphd", z, weights["W_O"])).sum(axis=2)
     else:
         out = jnp.einsum("bphf,hfd->bpd", z, weights["W_O"])
-    return (out + weights["b_O"] if "b_O" in weights else out), (k, v)
+    return out + weights["b_O"] if "b_O" in weights else out
+
+
+def take_rows(x: jax.Array, rows: jax.Array | None) -> jax.Array:
+    """Rows of [batch, rows, ...]: int[n] shared, int[batch, n] each prompt's own, None for all."""
+    if rows is None:
+        return x
+    if rows.ndim == 1:
+        return x[:, rows]
+    return jnp.take_along_axis(x, rows.reshape(*rows.shape, *[1] * (x.ndim - 2)), axis=1)
 
 
 def _queries_keys_values(
-    config: TransformerConfig, weights: Params, x: jax.Array, place: jax.Array | None, tap: TapLike
+    config: TransformerConfig,
+    weights: Params,
+    x: jax.Array,
+    place: jax.Array | None,
+    tap: TapLike,
+    queries: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Unrotated q [batch, pos, head, d_head] and k, v [batch, pos, kv_head, d_head].
+    """Unrotated q [batch, queries, head, d_head] and k, v [batch, rows, kv_head, d_head].
 
     All three read one normalised stream unless `q_input`, `k_input` or `v_input` is named: then that reader
     gets a private copy of the stream for each head, and normalises its own. Edits of `ln1` act on the copies too.
@@ -148,6 +169,7 @@ def _queries_keys_values(
             projected = jnp.einsum("bphd,hdf->bphf", copies, W)
         else:
             read = shared if place is None or name == "v" else shared + place
+            read = take_rows(read, queries) if name == "q" else read
             projected = jnp.einsum("bpd,hdf->bphf", read, W)
         if f"b_{name.upper()}" in weights:
             projected = projected + weights[f"b_{name.upper()}"]

@@ -138,7 +138,7 @@ def unembed(
 
 def token_positions(geometry: Geometry) -> jax.Array:
     """Each token's position within its own prompt: int[batch or 1, rows]; padding before a prompt counts 0."""
-    columns = jnp.arange(geometry.start, geometry.pos)[None]
+    columns = geometry.columns
     return columns if geometry.starts is None else jnp.maximum(columns - geometry.starts, 0)
 
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxinterp.model.attention import take_rows
 from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import Interventions, as_tuple
 from jaxinterp.model.sites import SiteSpec
@@ -96,7 +96,9 @@ def gather_rows(x: jax.Array, positions: Any, geometry: Geometry) -> jax.Array:
     """The rows of [batch, rows, ...] at `positions` (columns of the prompt): int[n] or per example; None keeps all."""
     if positions is None:
         return x
-    rows = resolve(positions, geometry.pos, geometry.ends) - geometry.start
-    if rows.ndim == 1:
-        return x[:, rows]
-    return jnp.take_along_axis(x, rows.reshape(*rows.shape, *[1] * (x.ndim - 2)), axis=1)
+    return take_rows(x, read_rows(positions, geometry))
+
+
+def read_rows(positions: Any, geometry: Geometry) -> jax.Array:
+    """Positions as indices into the computed rows: int[n], or int[batch, n] where prompts differ."""
+    return resolve(positions, geometry.pos, geometry.ends) - geometry.start

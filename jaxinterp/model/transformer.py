@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.model.attention import attention, layer_data
+from jaxinterp.model.attention import layer_data
+from jaxinterp.model.block import block
 from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import (
     Interventions,
@@ -17,9 +18,10 @@ from jaxinterp.model.interventions import (
     joined,
     split_layers,
 )
-from jaxinterp.model.layers import TapLike, dropout, embed, mlp, norm, token_positions, unembed
+from jaxinterp.model.layers import dropout, embed, token_positions, unembed
 from jaxinterp.model.params import Params, block_names, check_params, init_params
-from jaxinterp.model.run import Run, check_reach, check_start, gather_rows
+from jaxinterp.model.resume import blank_layers, resumed
+from jaxinterp.model.run import Run, check_reach, check_start
 from jaxinterp.model.sites import SiteSpec, model_sites
 from jaxinterp.model.tap import Tap, check_capture, kept_layers, write_layer
 from jaxinterp.model.where import Geometry, Where, is_concrete
@@ -175,6 +177,21 @@ class Transformer:
         return _resume(self, params, run, joined(interventions), named, start_layer, start_pos, positions, columns)
 
 
+@functools.partial(jax.jit, static_argnames=("model", "start_pos"))
+def _resume(
+    model: Transformer,
+    params: Params,
+    run: Run,
+    edits: dict[str, Any],
+    capture: dict[str, Where | None],
+    start_layer: Any,
+    start_pos: int,
+    positions: Any,
+    columns: jax.Array | None,
+) -> tuple[jax.Array, Cache]:
+    return resumed(model.config, model.sites, params, run, edits, capture, start_layer, start_pos, positions, columns)
+
+
 def check_prompt(config: TransformerConfig, tokens: Any, mask: Any) -> tuple[jax.Array, jax.Array | None]:
     """Tokens and mask as arrays; raises for shapes, ids and masks that no prompt can have."""
     shape = np.shape(tokens)
@@ -206,41 +223,6 @@ def check_prompt(config: TransformerConfig, tokens: Any, mask: Any) -> tuple[jax
         if broken.any():
             raise ValueError(f"row {int(np.argmax(broken))} of mask has padding inside the prompt")
     return jnp.asarray(tokens), jnp.asarray(mask)
-
-
-def block(
-    config: TransformerConfig,
-    weights: Params,
-    data: dict[str, Any],
-    x: jax.Array,
-    place: jax.Array | None,
-    geometry: Geometry,
-    tap: TapLike,
-    prefix: tuple[jax.Array, jax.Array] | None = None,
-    key: jax.Array | None = None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """One block: (the stream after it, its keys and values). Arguments as in `attention`."""
-    pattern_key, attn_key, mlp_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-
-    def output(sublayer: str, name: str, out: jax.Array, out_key: jax.Array | None) -> jax.Array:
-        if config.has_output_norm:
-            out = norm(config, f"{name}_post", weights, tap(f"{sublayer}_pre_norm", out), tap)
-        return tap(sublayer, dropout(out_key, config.resid_dropout, out))
-
-    def post_norm(name: str, x: jax.Array) -> jax.Array:
-        return norm(config, name, weights, x, tap) if config.has_post_norm else x
-
-    x = tap("resid_pre", x)
-    heads, kv = attention(config, weights, data, x, place, geometry, tap, prefix, pattern_key)
-    attn_out = output("attn_out", "ln1", heads, attn_key)
-    if config.attn_only:
-        return tap("resid_post", post_norm("ln1", x + attn_out)), kv
-    mid = x if config.parallel else tap("resid_mid", post_norm("ln1", x + attn_out))
-    mlp_in = tap("mlp_in", mid)
-    read = norm(config, "ln2", weights, mlp_in, tap) if config.has_pre_norm else mlp_in
-    mlp_out = output("mlp_out", "ln2", mlp(config, weights, read, tap), mlp_key)
-    post = x + attn_out + mlp_out if config.parallel else post_norm("ln2", mid + mlp_out)
-    return tap("resid_post", post), kv
 
 
 @functools.partial(jax.jit, static_argnames=("model", "keep_run"))
@@ -285,7 +267,7 @@ def _forward(
     else:
         # a capture of some layers is carried, so that the others are never stored
         shapes = jax.eval_shape(step, x, jax.tree.map(lambda leaf: leaf[0], scanned))[1][0]
-        buffers = {name: _blank(shapes[name], layers.shape[0]) for name, layers in selected.items()}
+        buffers = {name: blank_layers(shapes[name], layers.shape[0]) for name, layers in selected.items()}
 
         def step_carrying(carry: Any, scanned: Any) -> tuple[Any, Any]:
             x, buffers = carry
@@ -305,74 +287,3 @@ def _forward(
     x = outside("resid_final", x)
     logits = unembed(config, params, x, outside)
     return logits, {name: (cache | outside.captured)[name] for name in capture}, run
-
-
-@functools.partial(jax.jit, static_argnames=("model", "start_pos"))
-def _resume(
-    model: Transformer,
-    params: Params,
-    run: Run,
-    edits: dict[str, Any],
-    capture: dict[str, Where | None],
-    start_layer: Any,
-    start_pos: int,
-    positions: Any,
-    columns: jax.Array | None,
-) -> tuple[jax.Array, Cache]:
-    config, sites = model.config, model.sites
-    edits = joined(run.interventions, edits)
-    geometry = Geometry.of(run.tokens, run.mask, start_pos)
-    outside = Tap(sites, geometry, edits, capture)
-    place = None
-    if config.positions == "qk":
-        _, place = embed(config, params, run.tokens[:, start_pos:], token_positions(geometry), outside)
-
-    inside = {name: where for name, where in capture.items() if sites[name].per_layer}
-    by_layer, shared = split_layers(edits, sites)
-    layers = {name: kept_layers(where, sites[name], geometry) for name, where in inside.items()}
-    stacked = (
-        {name: params[name] for name in block_names(config)},
-        {name: jnp.asarray(d) for name, d in layer_data(config).items()},
-        by_layer,
-        (run.k, run.v),
-    )
-
-    def step(layer: Any, x: jax.Array) -> tuple[jax.Array, Cache]:
-        # indexing by the loop counter, not scanning: the loop may start anywhere, and weights are never copied
-        weights, data, layer_edits, kv = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), stacked
-        )
-        tap = Tap(sites, geometry, at_layer(layer_edits, shared), inside, layer)
-        prefix = tuple(cached[:, :start_pos] for cached in kv) if start_pos else None
-        x, _ = block(config, weights, data, x, place, geometry, tap, prefix)
-        return x, tap.captured
-
-    x = jax.lax.dynamic_index_in_dim(run.resid, start_layer, keepdims=False)[:, start_pos:]
-    shapes = jax.eval_shape(step, 0, x)[1]
-    buffers = {
-        name: _blank(shape, config.n_layers if layers[name] is None else layers[name].shape[0])  # type: ignore[union-attr]
-        for name, shape in shapes.items()
-    }
-
-    def loop(layer: Any, carry: tuple[jax.Array, Cache]) -> tuple[jax.Array, Cache]:
-        x, buffers = carry
-        x, captured = step(layer, x)
-        return x, {n: write_layer(buffers[n], layers[n], layer, captured[n]) for n in buffers}
-
-    x, cache = jax.lax.fori_loop(start_layer, config.n_layers, loop, (x, buffers))
-    x = outside("resid_final", x)
-    late = outside.wants("ln_final.scale", "ln_final.normalized", "logits")
-    if not late:
-        x = gather_rows(x, positions, geometry)
-    logits = unembed(config, params, x, outside, None if outside.wants("logits") else columns)
-    if late:
-        logits = gather_rows(logits, positions, geometry)
-    if outside.wants("logits") and columns is not None:
-        index = columns if columns.ndim == 2 else columns[None]
-        logits = jnp.take_along_axis(logits, index[:, None], axis=-1)
-    return logits, {name: (cache | outside.captured)[name] for name in capture}
-
-
-def _blank(shape: jax.ShapeDtypeStruct, n: int) -> jax.Array:
-    """A buffer of `n` layers that says of every entry that it was never computed."""
-    return jnp.full((n, *shape.shape), jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0, shape.dtype)

@@ -25,12 +25,20 @@ class Geometry(NamedTuple):
     pos: int
     mask: jax.Array | None = None  # bool[batch, pos], True at tokens, False at padding
     start: int = 0  # rows before it come from a cached run
+    rows: jax.Array | None = None  # int[n] or int[batch, n]: only these columns are computed; None for all from start
 
     @classmethod
     def of(cls, tokens: Any, mask: jax.Array | None = None, start: int = 0) -> "Geometry":
         """The geometry of tokens int[batch, pos]."""
         batch, pos = jnp.shape(tokens)
         return cls(batch, pos, mask, start)
+
+    @property
+    def columns(self) -> jax.Array:
+        """int[batch or 1, n]: the columns of the prompt that are computed."""
+        if self.rows is None:
+            return jnp.arange(self.start, self.pos)[None]
+        return self.rows if self.rows.ndim == 2 else self.rows[None]
 
     @property
     def ends(self) -> jax.Array | None:

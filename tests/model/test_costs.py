@@ -8,9 +8,9 @@ import pytest
 
 import jaxinterp as ji
 from jaxinterp.model.attention import layer_data
+from jaxinterp.model.block import block
 from jaxinterp.model.layers import embed, token_positions, unembed
 from jaxinterp.model.params import block_names
-from jaxinterp.model.transformer import block
 from jaxinterp.model.where import Geometry
 
 ARCHITECTURES = {

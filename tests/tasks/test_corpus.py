@@ -69,3 +69,11 @@ def test_batches_are_a_function_of_seed_and_step():
 def test_an_incomplete_vocabulary_is_an_error():
     with pytest.raises(KeyError):
         batch({"<bos>": 0, "Mary": 1}, 0, seed=0, size=1, n_ctx=8)
+
+
+def test_the_mixture_decides_the_kinds():
+    for text in islice(documents(0, mixture=("repetition",)), 50):
+        first, again = text.removesuffix(" .").split(" and again ")
+        assert first == again
+    with pytest.raises(KeyError):
+        next(documents(0, mixture=("poems",)))

@@ -1,0 +1,174 @@
+"""Continuing a run from its middle: only what an edit can reach is computed again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp.model.attention import layer_data, take_rows
+from jaxinterp.model.block import after_heads, block
+from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.interventions import Intervention, at_layer, joined, split_layers
+from jaxinterp.model.layers import embed, token_positions, unembed
+from jaxinterp.model.params import Params, block_names
+from jaxinterp.model.run import Run, gather_rows, read_rows
+from jaxinterp.model.sites import SiteSpec
+from jaxinterp.model.tap import Tap, kept_layers, write_layer
+from jaxinterp.model.where import Geometry, Where
+
+Edits = Mapping[str, tuple[Intervention, ...]]
+
+
+def resumed(
+    config: TransformerConfig,
+    sites: dict[str, SiteSpec],
+    params: Params,
+    run: Run,
+    edits: Edits,
+    capture: dict[str, Where | None],
+    start_layer: Any,
+    start_pos: int,
+    positions: Any,
+    columns: jax.Array | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The definition of `Transformer.resume`: every block from `start_layer` on, at every row from `start_pos` on."""
+    blocks = _Blocks(config, sites, params, run, joined(run.interventions, edits), capture, start_pos)
+    x = _entering(run, start_layer, start_pos)
+    inside = {name: where for name, where in capture.items() if sites[name].per_layer}
+    layers = {name: kept_layers(where, sites[name], blocks.geometry) for name, where in inside.items()}
+    shapes = jax.eval_shape(blocks.step, 0, x)[1]
+    buffers = {}
+    for name, shape in shapes.items():
+        kept = layers[name]
+        buffers[name] = blank_layers(shape, config.n_layers if kept is None else kept.shape[0])
+
+    def loop(layer: Any, carry: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        x, buffers = carry
+        x, captured = blocks.step(layer, x)
+        return x, {n: write_layer(buffers[n], layers[n], layer, captured[n]) for n in buffers}
+
+    x, cache = jax.lax.fori_loop(start_layer, config.n_layers, loop, (x, buffers))
+    logits = blocks.logits(x, positions, columns)
+    return logits, {name: (cache | blocks.outside.captured)[name] for name in capture}
+
+
+def branched(
+    config: TransformerConfig,
+    sites: dict[str, SiteSpec],
+    params: Params,
+    run: Run,
+    edits: Edits,
+    start_layer: Any,
+    start_pos: int,
+    positions: Any,
+    columns: jax.Array | None,
+    z: jax.Array | None = None,
+) -> jax.Array:
+    """The logits of `resumed` for edits that touch one layer alone, with less arithmetic.
+
+    The layer that is edited runs apart from those that follow, which then need no edits of their own; the last
+    block computes just the rows that are read.
+
+    Args:
+      start_layer: the edited layer, 0 to n_layers - 1; int or traced.
+      positions: where logits are read; not None.
+      z: the heads' outputs in the run, [layer, batch, pos, head, d_head], if no site before `z` is edited: the
+        edited block then starts behind its heads. Only for runs without edits of their own.
+    """
+    standing = joined(run.interventions)
+    edited = _Blocks(config, sites, params, run, joined(standing, edits), {}, start_pos)
+    after = _Blocks(config, sites, params, run, standing, {}, start_pos)
+    x = _entering(run, start_layer, start_pos)
+    if z is None:
+        x, _ = edited.step(start_layer, x)
+    else:
+        weights, _, tap, _ = edited.layer(start_layer)
+        heads = jax.lax.dynamic_index_in_dim(z, start_layer, keepdims=False)[:, start_pos:]
+        x = after_heads(config, weights, x, heads, tap)
+    if standing:
+        x = jax.lax.fori_loop(start_layer + 1, config.n_layers, lambda layer, x: after.step(layer, x)[0], x)
+        return after.logits(x, positions, columns)
+
+    last = config.n_layers - 1
+    rows = read_rows(positions, after.geometry)
+    x = jax.lax.fori_loop(start_layer + 1, last, lambda layer, x: after.step(layer, x)[0], x)
+    if config.n_layers == 1:
+        x = take_rows(x, rows)
+    else:
+        x = jax.lax.cond(start_layer < last, lambda x: after.step(last, x, rows)[0], lambda x: take_rows(x, rows), x)
+    return unembed(config, params, x, after.outside, columns)
+
+
+class _Blocks:
+    """What a resumption's blocks share: stacked weights, cached keys and values, edits, and the outside sites."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        sites: dict[str, SiteSpec],
+        params: Params,
+        run: Run,
+        edits: Edits,
+        capture: dict[str, Where | None],
+        start_pos: int,
+    ) -> None:
+        self.config, self.sites, self.params, self.start_pos = config, sites, params, start_pos
+        self.geometry = Geometry.of(run.tokens, run.mask, start_pos)
+        self.outside = Tap(sites, self.geometry, edits, capture)
+        self.place = None
+        if config.positions == "qk":
+            tokens = run.tokens[:, start_pos:]
+            _, self.place = embed(config, params, tokens, token_positions(self.geometry), self.outside)
+        self.inside = {name: where for name, where in capture.items() if sites[name].per_layer}
+        by_layer, self.shared = split_layers(edits, sites)
+        self.stacked = (
+            {name: params[name] for name in block_names(config)},
+            {name: jnp.asarray(d) for name, d in layer_data(config).items()},
+            by_layer,
+            (run.k, run.v),
+        )
+
+    def layer(self, layer: Any) -> tuple[Params, dict[str, Any], Tap, Any]:
+        """(weights, data, tap, prefix) of one layer, an int or traced.
+
+        Indexed, not scanned: the loop may start anywhere.
+        """
+        weights, data, edits, kv = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), self.stacked
+        )
+        tap = Tap(self.sites, self.geometry, at_layer(edits, self.shared), self.inside, layer)
+        prefix = tuple(cached[:, : self.start_pos] for cached in kv) if self.start_pos else None
+        return weights, data, tap, prefix
+
+    def step(
+        self, layer: Any, x: jax.Array, queries: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(the stream after one block, what was captured in it)."""
+        weights, data, tap, prefix = self.layer(layer)
+        x, _ = block(self.config, weights, data, x, self.place, self.geometry, tap, prefix, queries=queries)
+        return x, tap.captured
+
+    def logits(self, x: jax.Array, positions: Any, columns: jax.Array | None) -> jax.Array:
+        """Logits from the final stream, where they are read; all rows go through sites that somebody names."""
+        x = self.outside("resid_final", x)
+        late = self.outside.wants("ln_final.scale", "ln_final.normalized", "logits")
+        if not late:
+            x = gather_rows(x, positions, self.geometry)
+        if not self.outside.wants("logits"):
+            logits = unembed(self.config, self.params, x, self.outside, columns)
+            return gather_rows(logits, positions, self.geometry) if late else logits
+        logits = gather_rows(unembed(self.config, self.params, x, self.outside), positions, self.geometry)
+        if columns is None:
+            return logits
+        return jnp.take_along_axis(logits, columns[:, None] if columns.ndim == 2 else columns[None, None], axis=-1)
+
+
+def _entering(run: Run, layer: Any, start_pos: int) -> jax.Array:
+    """The stream that enters a layer of a run, rows from `start_pos` on."""
+    return jax.lax.dynamic_index_in_dim(run.resid, layer, keepdims=False)[:, start_pos:]
+
+
+def blank_layers(shape: jax.ShapeDtypeStruct, n: int) -> jax.Array:
+    """A buffer of `n` layers that says of every entry that it was never computed."""
+    return jnp.full((n, *shape.shape), jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0, shape.dtype)
