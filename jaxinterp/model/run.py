@@ -22,6 +22,7 @@ class Run:
       resid: [layer + 1, batch, pos, d_model], the stream that enters each block, and the final one.
       k, v: [layer, batch, pos, kv_head, d_head], as attention reads them (keys rotated).
       interventions: the edits the run stands under; they hold in every resumption.
+      cache: what was captured on the way, `{site: array}`.
     """
 
     tokens: jax.Array
@@ -30,6 +31,7 @@ class Run:
     k: jax.Array
     v: jax.Array
     interventions: Any
+    cache: dict[str, jax.Array]
 
 
 def check_start(config: TransformerConfig, start_layer: Any, start_pos: int, n_pos: int) -> None:

@@ -20,7 +20,7 @@ from jaxinterp.model.interventions import (
 )
 from jaxinterp.model.layers import dropout, embed, token_positions, unembed
 from jaxinterp.model.params import Params, block_names, check_params, init_params
-from jaxinterp.model.resume import blank_layers, resumed
+from jaxinterp.model.resume import blank_layers, branched, resumed
 from jaxinterp.model.run import Run, check_reach, check_start
 from jaxinterp.model.sites import SiteSpec, model_sites
 from jaxinterp.model.tap import Tap, check_capture, kept_layers, write_layer
@@ -107,11 +107,20 @@ class Transformer:
         """Tokens and mask as arrays; raises for shapes, ids and masks that no prompt of this model can have."""
         return check_prompt(self.config, tokens, mask)
 
-    def run(self, params: Params, tokens: Any, *, mask: Any = None, interventions: Interventions = {}) -> Run:  # noqa: B006
+    def run(
+        self,
+        params: Params,
+        tokens: Any,
+        *,
+        mask: Any = None,
+        interventions: Interventions = {},  # noqa: B006
+        capture: Any = (),
+    ) -> Run:
         """A forward pass that keeps what `resume` needs: the stream that enters each block, keys and values.
 
         Args:
           interventions: edits that this run, and every resumption of it, stands under.
+          capture: as in `apply`; found in `run.cache`.
 
         Example:
           >>> run = model.run(params, tokens)
@@ -120,8 +129,11 @@ class Transformer:
         """
         check_params(self.config, params)
         tokens, mask = self.check_prompt(tokens, mask)
-        check_interventions(self.sites, interventions, Geometry.of(tokens, mask))
-        _, _, run = _forward(self, params, tokens, joined(interventions), {}, mask, None, keep_run=True)
+        geometry = Geometry.of(tokens, mask)
+        check_interventions(self.sites, interventions, geometry)
+        named = check_capture(self.sites, capture, geometry)
+        _, _, run = _forward(self, params, tokens, joined(interventions), named, mask, None, keep_run=True)
+        assert run is not None
         return run
 
     def resume(
@@ -175,6 +187,48 @@ class Transformer:
             positions = np.atleast_1d(np.asarray(positions))
         columns = None if columns is None else jnp.asarray(columns)
         return _resume(self, params, run, joined(interventions), named, start_layer, start_pos, positions, columns)
+
+    def branch(
+        self,
+        params: Params,
+        run: Run,
+        interventions: Interventions,
+        *,
+        start_layer: Any,
+        start_pos: int = 0,
+        positions: Any,
+        columns: Any = None,
+        one_layer: bool = False,
+    ) -> jax.Array:
+        """The logits of `resume`, unchecked and with less arithmetic where edits allow it: the step of a sweep.
+
+        What an edit selects before the start is left as it was in the run: a sweep knows that nothing differs there.
+
+        Args:
+          start_layer, start_pos, columns: as in `resume`.
+          positions: where logits are read, as in `resume`; not None.
+          one_layer: edits touch `start_layer` alone. The blocks behind it then run without edits, the last one only
+            where logits are read; and if `run.cache` holds "z" and no site before it is edited, the edited block
+            starts behind its heads.
+
+        Returns:
+          logits [batch, positions, columns].
+
+        Example:
+          >>> run = model.run(params, tokens, capture=("z",))
+          >>> edit = {"z": ji.zero(ji.at(layer=1, head=2))}
+          >>> model.branch(params, run, edit, start_layer=1, positions=-1, one_layer=True).shape[1]
+          1
+        """
+        positions = np.atleast_1d(positions) if isinstance(positions, (int, list, tuple)) else positions
+        columns = None if columns is None else jnp.asarray(columns)
+        where = (start_layer, start_pos, positions, columns)
+        if not one_layer:
+            return resumed(self.config, self.sites, params, run, joined(interventions), {}, *where)[0]
+        names = list(self.sites)
+        behind = all(names.index(site) >= names.index("z") for site in interventions)
+        z = run.cache.get("z") if behind and not run.interventions else None
+        return branched(self.config, self.sites, params, run, joined(interventions), *where, z)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start_pos"))
@@ -283,7 +337,8 @@ def _forward(
 
     run = None
     if keep_run:
-        run = Run(tokens, mask, jnp.concatenate([kept[0], x[None]]), kept[1], kept[2], edits)
+        run = Run(tokens, mask, jnp.concatenate([kept[0], x[None]]), kept[1], kept[2], edits, {})
     x = outside("resid_final", x)
     logits = unembed(config, params, x, outside)
-    return logits, {name: (cache | outside.captured)[name] for name in capture}, run
+    cache = {name: (cache | outside.captured)[name] for name in capture}
+    return logits, cache, run if run is None else dataclasses.replace(run, cache=cache)

@@ -14,7 +14,8 @@ from jaxinterp.model.interventions import Interventions, joined
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.patching.activation import check_run, check_tokens, choose_cells
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.plain import captured, metric_values, patched_values
+from jaxinterp.patching.engine import observe, patched_values
+from jaxinterp.patching.plain import captured
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 
 KINDS = ("zero", "mean", "resample", "noise")
@@ -92,14 +93,14 @@ def ablation(
     def edited(draw: Any) -> np.ndarray:
         values = _values(kind, model.sites, names, cache, base, other, draw, pooled, sigma, independent)
         return patched_values(
-            model, params, base, edits, values, cells, metric, base_metric,
+            model, params, base, edits, observed, values, cells, metric,
             mesh=mesh, max_bytes=max_bytes, progress=progress,
         )  # fmt: skip
 
     draws = [None] if kind in ("zero", "mean") else list(jax.random.split(key, num_samples))  # type: ignore[arg-type]
-    base_metric = np.asarray(metric_values(model, params, Prompts(base.tokens, base.mask), edits, metric))
+    observed = observe(model, params, base, edits, metric, names)
     return effect_array(
-        np.mean([edited(draw) for draw in draws], axis=0), base_metric, None, cells.axes, base,
+        np.mean([edited(draw) for draw in draws], axis=0), observed[2], None, cells.axes, base,
         normalize=False, per_example=per_example, site="+".join(names), method="ablation", kind=kind,
     )  # fmt: skip
 

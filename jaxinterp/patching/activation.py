@@ -18,7 +18,8 @@ from jaxinterp.model.sites import check_site
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.cells import Cells, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.plain import captured, metric_values, patched_values
+from jaxinterp.patching.engine import observe, patched_values
+from jaxinterp.patching.plain import metric_values
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 
 
@@ -84,18 +85,17 @@ def activation_patching(
     check_run(model, source, source_interventions, metric)
     cells = choose_cells(model, geometry, site, sites, sets, over, roles or base.roles)
     source_edits = joined(source_interventions)
-    source_run = Prompts(source.tokens, source.mask)
-    values = captured(model, params, source_run, source_edits, tuple(cells.wheres))
-    source_metric = np.asarray(metric_values(model, params, source_run, source_edits, metric))
+    names = tuple(cells.wheres)
+    values, source_metric = observe(model, params, source, source_edits, metric, names)[1:]
     edits = joined(base_interventions)
-    base_metric = np.asarray(metric_values(model, params, Prompts(base.tokens, base.mask), edits, metric))
+    observed = observe(model, params, base, edits, metric, names)
     edited = patched_values(
-        model, params, base, edits, values, cells, metric, base_metric,
+        model, params, base, edits, observed, values, cells, metric,
         mesh=mesh, max_bytes=max_bytes, progress=progress,
     )  # fmt: skip
     return effect_array(
-        edited, base_metric, source_metric, cells.axes, base,
-        normalize=normalize, per_example=per_example, site="+".join(cells.wheres), method="activation_patching",
+        edited, observed[2], source_metric, cells.axes, base,
+        normalize=normalize, per_example=per_example, site="+".join(names), method="activation_patching",
     )  # fmt: skip
 
 

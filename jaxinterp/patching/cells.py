@@ -6,11 +6,10 @@ one compiled program whatever its layers, positions and heads are.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp.model.config import suggest
@@ -61,12 +60,10 @@ class Cells:
     def __len__(self) -> int:
         return math.prod(self.shape)
 
-    def chunks(self, chosen: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, dict[str, Where]]]:
-        """The chosen cells, `size` at a time: (which, their wheres); the last chunk is filled up by repetition."""
-        for start in range(0, len(chosen), size):
-            which = chosen[start : start + size]
-            index = np.pad(which, (0, size - len(which)), mode="edge")
-            yield which, jax.tree.map(lambda leaf, index=index: leaf[index], self.wheres)
+    def take(self, which: np.ndarray, size: int) -> dict[str, Where]:
+        """The coordinates of some cells, filled up to `size` by repeating the last."""
+        index = np.pad(which, (0, size - len(which)), mode="edge")
+        return jax.tree.map(lambda leaf: leaf[index], self.wheres)
 
 
 def grid(
@@ -203,50 +200,6 @@ def _union_mask(site: str, spec: SiteSpec, wheres: Any, geometry: Geometry) -> n
             mask = mask & chosen.reshape(shape)
         union = union | mask
     return union
-
-
-def differing(cells: Cells, sites: Mapping[str, SiteSpec], base: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-    """bool[cell]: whether a cell writes anything that does not stand there already, bit for bit.
-
-    A cell that writes what the base run holds anyway has an effect of exactly 0 and is never run: where prompts
-    share a prefix, say. `base` and `values` hold each site's array in the base run and what is written over it.
-    """
-    live = np.zeros(len(cells), bool)
-    for site, where in cells.wheres.items():
-        spec = sites[site]
-        per_prompt = any(isinstance(leaf, PerExample) for leaf in where.index.values())
-        if where.mask is not None:
-            kept = [i for i in range(len(spec.axes)) if where.mask.shape[i + 1] > 1]
-            apart = _apart(base[site], values[site], tuple(i for i in range(len(spec.axes)) if i not in kept))
-            live |= np.array([bool((apart & mask).any()) for mask in where.mask])
-            continue
-        dims = {axis.coordinate: spec.axis(axis.coordinate) for axis in cells.axes}
-        kept = [dim for dim in dims.values() if dim is not None] + [spec.axes.index("batch")] * per_prompt
-        apart = _apart(base[site], values[site], tuple(i for i in range(len(spec.axes)) if i not in kept))
-        batch = np.moveaxis(apart, spec.axes.index("batch"), 0)
-        rest = [axis for axis in spec.axes if axis != "batch"]
-        for axis in reversed(cells.axes):  # each contraction puts its axis in front
-            dim = 1 + rest.index(spec.axes[dims[axis.coordinate]])  # type: ignore[index]
-            batch = np.moveaxis(_any_selected(batch, axis.selectors, dim), dim, 1)
-            rest.insert(0, rest.pop(dim - 1))
-        live |= batch.any(axis=0).reshape(len(cells))
-    return live
-
-
-def _apart(base: Any, value: Any, reduced: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(jnp.any(base != jnp.asarray(value, base.dtype), axis=reduced, keepdims=True))
-
-
-def _any_selected(apart: np.ndarray, selectors: Any, dim: int) -> np.ndarray:
-    """bool[batch, ...] with one axis contracted: for each selector, whether any entry it selects is set."""
-    if isinstance(selectors, PerExample):
-        index = np.asarray(selectors.index).T  # [batch, n]
-        shape = [1] * apart.ndim
-        shape[0], shape[dim] = index.shape
-        return np.take_along_axis(apart, index.reshape(shape), axis=dim)
-    if selectors.dtype == bool:
-        return np.moveaxis(np.tensordot(apart, selectors.T.astype(int), axes=(dim, 0)) > 0, -1, dim)
-    return np.take(apart, selectors, axis=dim)
 
 
 def layer_windows(n_layers: int, width: int) -> np.ndarray:

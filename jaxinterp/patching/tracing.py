@@ -15,7 +15,8 @@ from jaxinterp.model.where import Geometry, Where, at, selection
 from jaxinterp.patching.activation import check_run
 from jaxinterp.patching.cells import grid
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.plain import captured, metric_values, patched_values
+from jaxinterp.patching.engine import observe, patched_values
+from jaxinterp.patching.plain import captured, metric_values
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 
 
@@ -87,10 +88,10 @@ def causal_tracing(
     for draw in jax.random.split(key, num_samples):
         drawn = sigma * jax.random.normal(draw, embedded.shape, embedded.dtype)
         corrupt = joined(edits, {"embed": add(drawn, where)})
-        this = np.asarray(metric_values(model, params, run, corrupt, clean_metric))
-        noised = noised + this / num_samples
+        observed = observe(model, params, base, corrupt, clean_metric, (site,))
+        noised = noised + observed[2] / num_samples
         edited = patched_values(
-            model, params, base, corrupt, {site: cache[site]}, cells, clean_metric, this,
+            model, params, base, corrupt, observed, cache, cells, clean_metric,
             mesh=mesh, max_bytes=max_bytes, progress=progress,
         )  # fmt: skip
         restored = restored + edited / num_samples

@@ -163,25 +163,6 @@ def test_chunks_do_not_change_results(pair, max_bytes):
     np.testing.assert_allclose(effects, whole, atol=1e-5)
 
 
-def test_a_second_sweep_with_other_answers_compiles_nothing(pair):
-    model, params, base, source = pair
-
-    def sweep(answers):
-        ji.activation_patching(model, params, base, source, site="z", metric=ji.logit_diff(answers, [4, 6, 8]))
-
-    sweep([3, 5, 7])
-    with jax.log_compiles(False), jax.check_tracer_leaks(False):
-        before = _compilations()
-        sweep([9, 10, 11])
-        assert _compilations() == before
-
-
-def _compilations():
-    from jaxinterp.patching import plain
-
-    return plain._patched._cache_size() + plain.metric_values._cache_size() + plain.captured._cache_size()
-
-
 def test_a_minimal_model_of_ones_own():
     """Anything with `apply` and `sites` can be swept: here AND and OR of two inputs (the specification's table)."""
     import dataclasses

@@ -1,0 +1,66 @@
+"""Sentences from rules: a word in capitals is a symbol, replaced by one of its expansions."""
+
+from collections.abc import Mapping
+
+from jaxinterp.tasks.choices import Chooser
+
+#: What each symbol may become: `{symbol: (words of one expansion, ...)}`.
+Grammar = Mapping[str, tuple[tuple[str, ...], ...]]
+
+
+def grammar(rules: Mapping[str, tuple[str, ...]]) -> Grammar:
+    """Rules in the form `expand` reads. An expansion that is listed twice is twice as likely.
+
+    Example:
+      >>> grammar({"GREETING": ("hello NAME", "hello")})
+      {'GREETING': (('hello', 'NAME'), ('hello',))}
+    """
+    return {symbol: tuple(tuple(text.split()) for text in texts) for symbol, texts in rules.items()}
+
+
+def is_symbol(word: str) -> bool:
+    """Whether a word stands for others: two or more capitals or digits. A single capital is a letter.
+
+    Example:
+      >>> [word for word in ("PLACE", "S1", "Mary", "B", ",") if is_symbol(word)]
+      ['PLACE', 'S1']
+    """
+    return len(word) > 1 and word.isupper()
+
+
+def expand(symbol: str, rules: Grammar, choose: Chooser) -> list[str]:
+    """The words that a symbol becomes. Symbols without a rule stay: they are roles that the caller fills.
+
+    Example:
+      >>> from jaxinterp.tasks.choices import chooser
+      >>> rules = grammar({"GREETING": ("hello NAME ,", "goodbye NAME ,"), "NAME": ("old FRIEND",)})
+      >>> expand("GREETING", rules, chooser(0))
+      ['hello', 'old', 'FRIEND', ',']
+    """
+    words: list[str] = []
+    for word in choose(rules[symbol]):
+        if word in rules:
+            words.extend(expand(word, rules, choose))
+        else:
+            words.append(word)
+    return words
+
+
+def fill(words: list[str], roles: Mapping[str, str]) -> str:
+    """The text with each role replaced by its word.
+
+    Example:
+      >>> fill(["hello", "S1", "and", "IO"], {"S1": "Mary", "IO": "John"})
+      'hello Mary and John'
+    """
+    return " ".join([roles.get(word, word) for word in words])
+
+
+def terminals(rules: Grammar) -> set[str]:
+    """Every word that the rules can emit, roles and other symbols excepted.
+
+    Example:
+      >>> sorted(terminals(grammar({"GREETING": ("hello NAME", "hello"), "NAME": ("old FRIEND",)})))
+      ['hello', 'old']
+    """
+    return {word for texts in rules.values() for text in texts for word in text if not is_symbol(word)}

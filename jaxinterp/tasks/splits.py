@@ -1,0 +1,38 @@
+"""Which combinations are for training and which are held out: decided by the hash of their words."""
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterable
+from typing import Literal, TypeVar
+
+Split = Literal["train", "held_out"]
+C = TypeVar("C", bound=Hashable)
+
+
+def split_of(*parts: str) -> Split:
+    """The split that a combination of words belongs to: one in ten is held out, decided by its hash.
+
+    A hash and not a draw, so that the answer depends on nothing but the words: neither on a seed nor on what
+    other combinations there are.
+
+    Example:
+      >>> split_of("Mary", "John"), split_of("Emma", "Mark")
+      ('train', 'train')
+    """
+    digest = hashlib.blake2b(" ".join(parts).encode(), digest_size=8).digest()
+    return "held_out" if int.from_bytes(digest, "big") % 10 == 0 else "train"
+
+
+def in_split(combinations: Iterable[C], split: Split, key: Callable[[C], Iterable[str]]) -> tuple[C, ...]:
+    """The combinations of one split, in their order; `key` gives the words that decide.
+
+    Raises:
+      ValueError: a split that does not exist.
+
+    Example:
+      >>> pairs = [(a, b) for a in "abcd" for b in "wxyz"]
+      >>> in_split(pairs, "held_out", key=lambda pair: pair)
+      (('d', 'x'),)
+    """
+    if split not in ("train", "held_out"):
+        raise ValueError(f"unknown split {split!r}; expected one of: train, held_out")
+    return tuple(each for each in combinations if split_of(*key(each)) == split)

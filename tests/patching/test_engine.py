@@ -1,0 +1,174 @@
+"""The engine equals the plain path: over architectures, sites, axes, padding, standing edits and budgets."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import BATCH, POS, budget, configs, masks, random_params, random_tokens
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxinterp as ji
+from jaxinterp.patching import engine
+from jaxinterp.patching.plan import bucket_starts, chunk_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """A model that can only `apply`: sweeps of it take the plain path."""
+
+    model: Any
+
+    @property
+    def sites(self):
+        return self.model.sites
+
+    def apply(self, *args, **kwargs):
+        return self.model.apply(*args, **kwargs)
+
+
+def check_sweep(config, side, site, axes, metric, standing, max_bytes, roles, first):
+    model = ji.Transformer(config)
+    params, base, mask = random_params(model), random_tokens(config), masks(side)
+    source = base.at[:, first:].set((base[:, first:] + 1) % config.d_vocab)
+    names = list(model.sites)
+    site = names[site % len(names)]
+    spec = model.sites[site]
+    over = [a for a in ("layer", "head", "pos", "query", "d_mlp") if spec.axis(a) is not None and axes & 1 << len(a)]
+    if roles and "pos" in over:
+        over[over.index("pos")] = "role"
+    metrics = [
+        ji.logit_diff([0, 1, 0], [1, 0, 1]),
+        ji.log_prob([0, 1, 1]),
+        ji.logit_diff(0, 1, pos=ji.per_example([2, 1, 0] if side != "left" else [2, 4, 5])),
+        ji.cross_entropy(
+            np.ones((BATCH, 2), int),
+            pos=ji.per_example([[1, 4], [1, 2], [0, 2]] if side != "left" else [[0, 4], [2, 5], [3, 5]]),
+        ),
+        ji.Metric(_all_rows),
+    ]
+    run = {
+        "site": site, "over": over, "metric": metrics[metric], "mask": mask,
+        "max_bytes": max_bytes, "per_example": True,
+        "roles": {"early": [1, 2, 3], "END": [-1, -1, -1]},
+        "base_interventions": {"attn_out": ji.scale(0.7, ji.at(layer=0))} if standing & 1 else None,
+        "source_interventions": {"resid_pre": ji.scale(1.2, ji.at(layer=0))} if standing & 2 else None,
+    }  # fmt: skip
+    fast = ji.activation_patching(model, params, base, source, **run)
+    slow = ji.activation_patching(Plain(model), params, base, source, **run)
+    scale = float(jnp.abs(model.apply(params, base, mask=mask)[0]).max())
+    np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-9 * max(scale, 1))
+    return fast
+
+
+def _all_rows(logits, cache):
+    return logits[..., 0].mean(axis=1)
+
+
+def sweeps():
+    return {
+        "config": configs(),
+        "side": st.sampled_from([None, "right", "left"]),
+        "site": st.integers(0, 1000),
+        "axes": st.integers(0, 63),
+        "metric": st.sampled_from([0, 0, 1, 2, 3, 4]),
+        "standing": st.integers(0, 3),
+        "max_bytes": st.sampled_from([None, 1, 20_000]),
+        "roles": st.booleans(),
+        "first": st.sampled_from([0, 2, 4]),
+    }
+
+
+@budget(12)
+@given(**sweeps())
+def test_the_engine_equals_the_plain_path(**drawn):
+    with jax.enable_x64(True):
+        check_sweep(**drawn)
+
+
+@pytest.mark.slow
+@budget(400)
+@given(**sweeps())
+def test_the_engine_equals_the_plain_path_over_many_architectures(**drawn):
+    with jax.enable_x64(True):
+        check_sweep(**drawn)
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def pair(small):
+    model, params, tokens = small
+    return model, params, tokens, tokens.at[:, 2:].set((tokens[:, 2:] + 1) % 50)
+
+
+@pytest.mark.parametrize("kind", ["sets", "windows", "several sites", "ablation"])
+def test_joint_patches_equal_the_plain_path(pair, kind):
+    model, params, base, source = pair
+    metric = ji.logit_diff([3, 5, 7], [4, 6, 8])
+
+    def sweep(model):
+        if kind == "sets":
+            sets = [
+                {"z": [ji.at(layer=1, head=0), ji.at(layer=0, head=1, pos=-1)], "mlp_out": ji.at(layer=1)},
+                {"resid_final": ji.at(pos=ji.per_example([5, 5, 5]))},
+                {"mlp_post": ji.at(neuron=[1, 2, 3])},
+            ]
+            return ji.activation_patching(model, params, base, source, sets=sets, metric=metric)
+        if kind == "windows":
+            key = jax.random.key(0)
+            return ji.causal_tracing(model, params, base, subject=3, key=key, window=2, site="mlp_out", num_samples=2)
+        if kind == "several sites":
+            sites = ("q", "k", "v")
+            return ji.activation_patching(
+                model, params, base, source, sites=sites, over=("layer", "pos"), metric=metric
+            )
+        return ji.ablation(model, params, base, site="pattern", over=("layer", "head", "query"), metric=metric)
+
+    np.testing.assert_allclose(sweep(model), sweep(Plain(model)), atol=2e-4)
+
+
+def test_few_programs_and_none_the_second_time(pair):
+    model, params, base, source = pair
+    metric = ji.logit_diff([3, 5, 7], [4, 6, 8])
+    programs = engine._observed, engine._resumed_metric
+
+    def sizes():
+        return sum(program._cache_size() for program in programs)
+
+    jax.clear_caches()
+    ji.activation_patching(model, params, base, source, site="z", metric=metric)
+    first = sizes()
+    assert first <= 2 + np.log2(POS)
+    ji.activation_patching(model, params, source, base, site="z", metric=ji.logit_diff([1, 2, 3], [9, 8, 7]))
+    assert sizes() == first
+
+
+def test_cells_behind_the_metric_are_zero_and_not_run(pair):
+    model, params, base, source = pair
+    metric = ji.logit_diff([3, 5, 7], [4, 6, 8], pos=3)
+    effects = ji.activation_patching(
+        model, params, base, source, site="resid_post", over=("layer", "pos"), metric=metric
+    )
+    assert (effects.sel(pos=[0, 1, 4, 5]) == 0).all()
+    assert (effects.sel(pos=[2, 3]) != 0).any()
+
+
+def test_buckets_start_at_or_before_their_cells_and_are_few():
+    rng = np.random.default_rng(0)
+    for n_pos in (1, 2, 15, 64, 300):
+        rows = rng.integers(0, n_pos, 200)
+        starts = bucket_starts(rows, n_pos)
+        assert (starts <= rows).all()
+        assert len(set(starts.tolist())) <= 1 + np.log2(n_pos)
+    assert bucket_starts(np.array([3, 5, 5, 3]), 8).tolist() == [3, 5, 5, 3]
+
+
+def test_chunks_fit_their_budget_and_waste_little():
+    assert chunk_size([12] * 12, 1000, 1) == 12
+    assert chunk_size([36] * 12, 20, 1) == 18
+    assert chunk_size([7], 3, 1) <= 3
+    assert chunk_size([100], 64, 8) % 8 == 0
+    assert chunk_size([5], 1, 8) == 8
