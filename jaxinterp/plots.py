@@ -41,10 +41,9 @@ def effects_heatmap(
     else:
         row_labels = [_row_label(down, index, effects) for index in np.ndindex(*(effects.sizes[d] for d in down))]
     values = effects.values.reshape(len(row_labels), -1)
-    note = ""
     if len(row_labels) > MAX_ROWS:
         kept = np.sort(np.argsort(-abs(values).max(axis=1), kind="stable")[:MAX_ROWS])
-        note = f" (the {MAX_ROWS} rows of {len(row_labels)} with the largest effects)"
+        title += f" (the {MAX_ROWS} rows of {len(row_labels)} with the largest effects)"
         values, row_labels = values[kept], [row_labels[i] for i in kept]
     if ticks is None:
         tokens = f"{across}_token"
@@ -60,9 +59,10 @@ def effects_heatmap(
         range(n_columns), [str(t) for t in ticks], rotation=90 if max(len(str(t)) for t in ticks) > 2 else 0
     )
     axes.set_yticks(range(n_rows), row_labels, fontsize=7 if n_rows > 20 else 9)
-    axes.set_xlabel("position" if across == "pos" else across)
+    axes.set_title(title, fontsize=10)
+    note = " (the first prompt's tokens; … where prompts differ)" if any("…" in str(t) for t in ticks) else ""
+    axes.set_xlabel(("position" if across == "pos" else across) + note)
     axes.set_ylabel(" and ".join(down))
-    axes.set_title(title + note, fontsize=10)
     unit = "effect (1 = source run)" if effects.attrs.get("normalized") else "effect on the metric"
     figure.colorbar(image, ax=axes, label=unit, pad=0.02)
     if path is not None:
