@@ -1,31 +1,24 @@
 """Figures of results: readable at a glance, token strings as ticks."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from jaxinterp.io.results import write_whole
-
 #: Rows beyond which a heatmap keeps only those with the largest effects.
 MAX_ROWS = 64
 
 
-def effects_heatmap(
-    effects: xr.DataArray, path: str | os.PathLike[str] | None = None, *, title: str = "", ticks: Any = None
-) -> Any:
+def effects_heatmap(effects: xr.DataArray, *, title: str = "", ticks: Any = None) -> Any:
     """A heatmap of effects: the last axis across, the others down (`L3 H2`). Red raises the metric, blue lowers it.
 
     Args:
       effects: from a sweep, of one axis or more, without `batch`.
-      path: a PNG (or any format matplotlib writes) to save; None only draws.
       title: above the figure.
       ticks: labels of the last axis; by default its token strings where known, else its coordinates.
 
     Returns:
-      The matplotlib figure.
+      The matplotlib figure; `figure.savefig(path)` writes it.
 
     Example:
       >>> effects = ji.ablation(model, params, tokens, site="z", over=("layer", "head"), metric=ji.logit_diff(3, 4))
@@ -65,8 +58,6 @@ def effects_heatmap(
     axes.set_ylabel(" and ".join(down))
     unit = "effect (1 = source run)" if effects.attrs.get("normalized") else "effect on the metric"
     figure.colorbar(image, ax=axes, label=unit, pad=0.02)
-    if path is not None:
-        write_whole(Path(path), lambda aside: figure.savefig(aside, dpi=130))
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What tests share: one small model for examples, and the names that docstrings assume."""
+"""What tests share: one small model."""
 
 import os
 
@@ -7,8 +7,6 @@ import os
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import jaxinterp as ji
@@ -22,11 +20,3 @@ def small():
     params = jax.tree.map(lambda w: w * 5, model.init(jax.random.key(0)))
     tokens = jax.random.randint(jax.random.key(1), (3, 6), 0, 50)
     return model, params, tokens
-
-
-@pytest.fixture(autouse=True)
-def _names_in_docstrings(request):
-    if request.node.__class__.__name__ == "DoctestItem":
-        namespace = request.getfixturevalue("doctest_namespace")
-        model, params, tokens = request.getfixturevalue("small")
-        namespace |= {"ji": ji, "jax": jax, "jnp": jnp, "np": np, "model": model, "params": params, "tokens": tokens}

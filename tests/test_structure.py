@@ -23,10 +23,10 @@ def imports(path):
     """The modules of this library that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxinterp"):
-            if node.module == "jaxinterp":
-                yield from (f"jaxinterp.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                stem = ROOT / whole.replace(".", "/")
+                yield whole if stem.is_dir() or stem.with_suffix(".py").exists() else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("jaxinterp"))
 

@@ -12,7 +12,7 @@ from jaxinterp import tasks
 from jaxinterp.cli.report import print_effects, print_models, print_sites
 from jaxinterp.io.load import builtin_models, load
 from jaxinterp.io.prompts import FIELDS, read_pairs
-from jaxinterp.io.results import save_effects
+from jaxinterp.io.results import save_effects, write_whole
 from jaxinterp.metrics import Metric, log_prob, logit_diff, prob
 from jaxinterp.model.config import suggest
 from jaxinterp.model.sites import SiteSpec, check_site
@@ -61,7 +61,8 @@ def sweep(options: argparse.Namespace) -> None:
     written = [*save_effects(effects, folder)]
     if effects.ndim:
         title = f"{options.model}: {options.direction}, {options.site}, {len(pairs)} prompts"
-        effects_heatmap(effects, folder / "effects.png", title=title)
+        figure = effects_heatmap(effects, title=title)
+        write_whole(folder / "effects.png", lambda path: figure.savefig(path, dpi=130))
         written.append(folder / "effects.png")
     print_effects(effects, prompts, options.top)
     print("\nwritten: " + ", ".join(map(str, written)))

@@ -19,6 +19,13 @@ def read_pairs(path: str | os.PathLike[str]) -> list[PromptPair]:
     Raises:
       OSError: the file cannot be read.
       ValueError: another kind of file, or a malformed row; names the file and the line.
+
+    Example:
+      >>> import pathlib
+      >>> row = '{"clean": "one two", "corrupted": "six seven", "correct": "three", "wrong": "eight"}'
+      >>> _ = pathlib.Path("pairs.jsonl").write_text(row)
+      >>> ji.read_pairs("pairs.jsonl")[0].correct
+      'three'
     """
     path = Path(path)
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}

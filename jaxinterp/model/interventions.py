@@ -346,9 +346,9 @@ def count_selected(sites: Mapping[str, SiteSpec], interventions: Interventions, 
     A traced coordinate that is out of range selects nothing, and counts 0 here.
 
     Example:
-      >>> {k: [int(n) for n in v] for k, v in ji.count_selected(
-      ...     model.sites, {"z": ji.zero(ji.at(layer=0, head=1, pos=-1))}, tokens).items()}
-      {'z': [16]}
+      >>> edits = {"z": ji.zero(ji.at(layer=0, head=1, pos=-1))}
+      >>> int(ji.count_selected(model.sites, edits, tokens)["z"][0])  # three prompts, eight dimensions
+      24
     """
     batch, pos = np.shape(tokens)
     geometry = Geometry(batch, pos, None if mask is None else jnp.asarray(mask))

@@ -15,6 +15,12 @@ class SiteSpec:
     Attributes:
       axes: axis names, as a cache holds the site.
       sizes: the size of each axis; `None` for those the prompt decides (`batch`, `pos`, `query`, `key`).
+
+    Example:
+      >>> print(model.sites["z"])
+      [layer=2, batch, pos, head=4, d_head=8]
+      >>> model.sites["z"].shape(batch=3, pos=6)
+      (2, 3, 6, 4, 8)
     """
 
     axes: tuple[str, ...]
