@@ -1,5 +1,6 @@
 """The command line: `jaxinterp sweep`, `jaxinterp models`, `jaxinterp sites MODEL`."""
 
+import os
 import sys
 
 from jaxinterp.cli.commands import list_models, list_sites, sweep
@@ -12,6 +13,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = {"sweep": sweep, "models": list_models, "sites": list_sites}[options.command]
     try:
         command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"jaxinterp {options.command}: error: {error}", file=sys.stderr)
         return 2
