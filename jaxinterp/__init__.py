@@ -19,11 +19,9 @@ from jaxinterp.model.interventions import (
     add,
     apply_fn,
     combine,
-    count_selected,
     joined,
     lerp,
     partition,
-    place,
     project_out,
     replace,
     replace_along,
@@ -31,6 +29,7 @@ from jaxinterp.model.interventions import (
     stop_gradient,
     zero,
 )
+from jaxinterp.model.place import count_selected, place
 from jaxinterp.model.run import Run
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.model.run import gather_rows
+from jaxinterp.model.config import suggest
+from jaxinterp.model.interventions import check_finite
+from jaxinterp.model.run import check_positions, gather_rows, n_positions_read, take_columns
 from jaxinterp.model.where import Geometry, PerExample, is_concrete
 
 
@@ -21,7 +23,7 @@ class Metric:
 
     Args:
       fn: a pure function; static, so pass the same object to reuse a compilation.
-      *data: arrays (pytrees) whose leaves lead with `batch`; answers, weights, reference logits.
+      *data: arrays (pytrees) whose leaves lead with `batch`, or scalars; answers, weights, reference logits.
       positions: which positions' logits `fn` is given: an int or ints (negative from each prompt's end), or
         `ji.per_example` (int[batch] or int[batch, n]); None for all.
       columns: which columns of the unembedding: int[n] shared, or int[batch, n]; None for all. Only these are
@@ -52,6 +54,8 @@ class Metric:
                 raise TypeError("positions must be an int, ints, or ji.per_example(int[batch])")
             positions = positions.reshape(-1)
         self.fn, self.data, self.positions, self.columns = fn, data, positions, columns
+        #: Raises, given (positions read, size of the vocabulary), if the data do not fit them; lost by `tree.map`.
+        self.fits: Callable[[int, int | None], None] | None = None
         self.capture = dict(capture) if isinstance(capture, Mapping) else dict.fromkeys(capture)
 
     def tree_flatten(self) -> tuple[Any, Any]:
@@ -62,30 +66,24 @@ class Metric:
     def tree_unflatten(cls, fn: Any, children: Any) -> "Metric":
         """The inverse of `tree_flatten`."""
         metric = object.__new__(cls)
-        metric.fn = fn
+        metric.fn, metric.fits = fn, None
         metric.data, metric.positions, metric.columns, metric.capture = children
         return metric
 
 
 def score(metric: Metric, logits: jax.Array, cache: Mapping[str, jax.Array], geometry: Geometry) -> jax.Array:
     """The metric of full logits: [batch, pos, vocab] -> [batch]. The definition that faster paths are held to."""
-    return score_read(metric, read_columns(gather_rows(logits, metric.positions, geometry), metric.columns), cache)
+    return score_read(metric, take_columns(gather_rows(logits, metric.positions, geometry), metric.columns), cache)
 
 
 def score_read(metric: Metric, logits: jax.Array, cache: Mapping[str, jax.Array]) -> jax.Array:
     """The metric of just the logits it reads: [batch, n_positions, n_columns] -> [batch]."""
     values = metric.fn(logits, {name: cache[name] for name in metric.capture}, *metric.data)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(logits.dtype)  # counts and hits are averaged like anything else
     if values.shape != logits.shape[:1]:
         raise ValueError(f"a metric must return one number per prompt, {logits.shape[:1]}, got {values.shape}")
     return values
-
-
-def read_columns(logits: jax.Array, columns: Any) -> jax.Array:
-    """The columns of [batch, n, vocab] that a metric declares: int[n] shared, int[batch, n], or None for all."""
-    if columns is None:
-        return logits
-    columns = jnp.asarray(columns)
-    return jnp.take_along_axis(logits, columns[:, None] if columns.ndim == 2 else columns[None, None], axis=-1)
 
 
 def check_metric(metric: Any, geometry: Geometry, d_vocab: int | None) -> None:
@@ -93,7 +91,7 @@ def check_metric(metric: Any, geometry: Geometry, d_vocab: int | None) -> None:
     if not isinstance(metric, Metric):
         raise TypeError(f"metric= expects a ji.Metric (ji.logit_diff, ...), got {type(metric).__name__}")
     for leaf in jax.tree.leaves(metric.data):
-        if np.ndim(leaf) == 0 or np.shape(leaf)[0] != geometry.batch:
+        if np.ndim(leaf) and np.shape(leaf)[0] != geometry.batch:
             raise ValueError(f"metric data of shape {np.shape(leaf)} must lead with batch = {geometry.batch}")
     columns = metric.columns
     if columns is not None:
@@ -101,54 +99,63 @@ def check_metric(metric: Any, geometry: Geometry, d_vocab: int | None) -> None:
             raise ValueError(f"metric columns of shape {np.shape(columns)} must lead with batch = {geometry.batch}")
         if d_vocab is not None and is_concrete(columns) and not 0 <= np.min(columns) <= np.max(columns) < d_vocab:
             raise ValueError(f"metric reads column {int(np.max(columns))}; the logits have {d_vocab} columns")
-    _check_positions(metric.positions, geometry)
-
-
-def _check_positions(positions: Any, geometry: Geometry) -> None:
-    wanted = positions.index if isinstance(positions, PerExample) else positions
-    if wanted is None or not is_concrete(wanted):
-        return
-    if geometry.mask is not None and not is_concrete(geometry.mask):
-        return
-    wanted = np.asarray(wanted)
-    if isinstance(positions, PerExample):
-        if len(wanted) != geometry.batch:
-            raise ValueError(f"metric reads positions of {len(wanted)} prompts, the batch has {geometry.batch}")
-        wanted = wanted.reshape(geometry.batch, -1)
-    else:
-        wanted = np.broadcast_to(wanted, (geometry.batch, len(wanted)))
-    real = np.ones((geometry.batch, geometry.pos), bool) if geometry.mask is None else np.asarray(geometry.mask)
-    ends = geometry.pos - np.argmax(real[:, ::-1], axis=1)[:, None]
-    columns = np.where(wanted < 0, wanted + ends, wanted)
-    inside = (columns >= 0) & (columns < geometry.pos)
-    inside &= np.take_along_axis(real, np.clip(columns, 0, geometry.pos - 1), axis=1)
-    if not inside.all():
-        row, which = np.argwhere(~inside)[0]
-        raise ValueError(
-            f"metric reads position {wanted[row, which]} of prompt {row}, which has {real[row].sum()} tokens"
-            + ("" if real.all() else f" (columns {np.argmax(real[row])} to {ends[row, 0] - 1})")
-        )
+    check_positions("metric reads position", metric.positions, geometry)
+    if metric.fits is not None:
+        metric.fits(n_positions_read(metric.positions, geometry), d_vocab)
 
 
 def _answer_sets(name: str, answers: Any) -> np.ndarray | jax.Array:
     """Answers as int[] (shared by all prompts), or int[batch, n] padded with -1."""
     if isinstance(answers, (list, tuple)) and any(isinstance(a, (list, tuple, set, np.ndarray)) for a in answers):
-        sets = [[int(t) for t in a] if isinstance(a, (list, tuple, set, np.ndarray)) else [int(a)] for a in answers]
+        sets = [list(np.atleast_1d(np.asarray(sorted(a) if isinstance(a, set) else a))) for a in answers]
         if not all(sets):
             raise ValueError(f"{name} has an empty answer set at prompt {[bool(s) for s in sets].index(False)}")
-        answers = np.array([s + [-1] * (max(map(len, sets)) - len(s)) for s in sets])
+        longest = max(map(len, sets))
+        answers = np.array([s + [-1] * (longest - len(s)) for s in sets])
     answers = answers if isinstance(answers, jax.Array) else np.asarray(answers)
     if not jnp.issubdtype(answers.dtype, jnp.integer):
         raise TypeError(f"{name} must be token ids (a tokenizer turns text into them), got {answers.dtype}")
     if answers.ndim > 2:
         raise ValueError(f"{name} must be an int, int[batch] or int[batch, n], got shape {answers.shape}")
-    return answers[:, None] if answers.ndim == 1 else answers
+    answers = answers[:, None] if answers.ndim == 1 else answers
+    if is_concrete(answers):
+        for prompt, ids in enumerate(np.atleast_2d(np.asarray(answers))):
+            real = ids[ids != -1]
+            if (real < 0).any() or not len(real):
+                raise ValueError(
+                    f"{name} of prompt {prompt} is {ids.tolist()}: token ids are not negative (-1 pads sets)"
+                )
+            if len(set(real.tolist())) < len(real):
+                raise ValueError(f"{name} of prompt {prompt} names a token twice: {ids.tolist()}")
+    return answers
+
+
+def _in_vocabulary(name: str, ids: Any) -> Callable[[int, int | None], None]:
+    """A check that token ids exist."""
+
+    def fits(n_positions: int, d_vocab: int | None) -> None:
+        if d_vocab is not None and is_concrete(ids) and np.max(ids) >= d_vocab:
+            raise ValueError(f"{name} holds token id {int(np.max(ids))}, out of vocabulary: the logits have {d_vocab}")
+
+    return fits
+
+
+def _checked(metric: Metric, fits: Callable[[int, int | None], None]) -> Metric:
+    metric.fits = fits
+    return metric
 
 
 def _weights(answers: Any) -> Any:
     """Equal weights over each prompt's answers, 0 on padding."""
     there = (answers >= 0).astype(float)
     return there / there.sum(axis=1, keepdims=True)
+
+
+def _log_sum_difference(logits: jax.Array, cache: Any, weights: jax.Array) -> jax.Array:
+    def total(chosen: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(jnp.where(chosen[:, None], logits, -jnp.inf), axis=-1)
+
+    return (total(weights > 0) - total(weights < 0)).mean(axis=1)
 
 
 def _weighted(logits: jax.Array, cache: Any, weights: jax.Array) -> jax.Array:
@@ -159,21 +166,25 @@ def _first_minus_second(logits: jax.Array, cache: Any) -> jax.Array:
     return (logits[..., 0] - logits[..., 1]).mean(axis=1)
 
 
-def logit_diff(correct: Any, wrong: Any, pos: Any = -1) -> Metric:
+def logit_diff(correct: Any, wrong: Any, pos: Any = -1, *, over_sets: str = "mean") -> Metric:
     """Mean logit of the correct answers minus mean logit of the wrong ones, in logits (= difference of log-probs).
 
     Args:
       correct, wrong: a token id, int[batch], int[batch, n], or a list of token sets (one per prompt, any sizes;
         -1 in an array is padding).
       pos: where it is read; -1 is each prompt's last token.
+      over_sets: "mean", or "logsumexp" for the log-odds of any correct against any wrong answer.
 
     Example:
       >>> metric = ji.logit_diff(correct=[3, 5], wrong=[4, 6])  # one pair per prompt
       >>> metric = ji.logit_diff(correct=[[3, 7], [5]], wrong=[[4], [6]])  # sets of answers
     """
+    if over_sets not in ("mean", "logsumexp"):
+        raise ValueError(f"unknown over_sets {over_sets!r}; {suggest(over_sets, ('mean', 'logsumexp'))}")
     correct, wrong = _answer_sets("correct", correct), _answer_sets("wrong", wrong)
     if correct.ndim == 0 and wrong.ndim == 0:
-        return Metric(_first_minus_second, positions=pos, columns=np.stack([correct, wrong]))
+        shared = Metric(_first_minus_second, positions=pos, columns=np.stack([correct, wrong]))
+        return _checked(shared, _in_vocabulary("logit_diff", np.maximum(correct, wrong)))
     batch = max(len(a) for a in (correct, wrong) if a.ndim)
     correct, wrong = (np.full((batch, 1), a) if a.ndim == 0 else a for a in (correct, wrong))
     if len(correct) != len(wrong):
@@ -181,16 +192,24 @@ def logit_diff(correct: Any, wrong: Any, pos: Any = -1) -> Metric:
     xp = jnp if isinstance(correct, jax.Array) or isinstance(wrong, jax.Array) else np
     columns = xp.maximum(xp.concatenate([correct, wrong], axis=1), 0)
     weights = xp.concatenate([_weights(correct), -_weights(wrong)], axis=1)
-    return Metric(_weighted, weights, positions=pos, columns=columns)
+    fn = _weighted if over_sets == "mean" else _log_sum_difference
+    return _checked(Metric(fn, weights, positions=pos, columns=columns), _in_vocabulary("logit_diff", columns))
+
+
+def _by_prompt(tokens: jax.Array, logits: jax.Array) -> jax.Array:
+    """int[batch, n] answers; one token for all prompts is repeated."""
+    return jnp.broadcast_to(tokens, (logits.shape[0], 1)) if tokens.ndim == 0 else tokens
 
 
 def _log_prob(logits: jax.Array, cache: Any, tokens: jax.Array) -> jax.Array:
-    log_probs = read_columns(jax.nn.log_softmax(logits), jnp.maximum(tokens, 0))
+    tokens = _by_prompt(tokens, logits)
+    log_probs = take_columns(jax.nn.log_softmax(logits), jnp.maximum(tokens, 0))
     return jax.nn.logsumexp(jnp.where(tokens[:, None] >= 0, log_probs, -jnp.inf), axis=-1).mean(axis=1)
 
 
 def _prob(logits: jax.Array, cache: Any, tokens: jax.Array) -> jax.Array:
-    probs = read_columns(jax.nn.softmax(logits), jnp.maximum(tokens, 0))
+    tokens = _by_prompt(tokens, logits)
+    probs = take_columns(jax.nn.softmax(logits), jnp.maximum(tokens, 0))
     return jnp.sum(jnp.where(tokens[:, None] >= 0, probs, 0), axis=-1).mean(axis=1)
 
 
@@ -198,13 +217,14 @@ def log_prob(token: Any, pos: Any = -1) -> Metric:
     """Log-probability of the answer, in nats; of a set of answers, the log of their total probability.
 
     Args:
-      token: int[batch], int[batch, n] or a list of token sets, as in `logit_diff`.
+      token: a token id, int[batch], int[batch, n] or a list of token sets, as in `logit_diff`.
       pos: where it is read.
 
     Example:
       >>> metric = ji.log_prob([3, 5])
     """
-    return Metric(_log_prob, _per_prompt("token", token), positions=pos)
+    tokens = _answer_sets("token", token)
+    return _checked(Metric(_log_prob, tokens, positions=pos), _in_vocabulary("token", tokens))
 
 
 def prob(token: Any, pos: Any = -1) -> Metric:
@@ -213,11 +233,12 @@ def prob(token: Any, pos: Any = -1) -> Metric:
     Example:
       >>> metric = ji.prob([3, 5])
     """
-    return Metric(_prob, _per_prompt("token", token), positions=pos)
+    tokens = _answer_sets("token", token)
+    return _checked(Metric(_prob, tokens, positions=pos), _in_vocabulary("token", tokens))
 
 
 def _rank(logits: jax.Array, cache: Any, tokens: jax.Array) -> jax.Array:
-    own = read_columns(logits, tokens)
+    own = take_columns(logits, _by_prompt(tokens, logits))
     return jnp.sum(logits > own, axis=-1).astype(logits.dtype).mean(axis=1)
 
 
@@ -227,17 +248,10 @@ def rank(token: Any, pos: Any = -1) -> Metric:
     Example:
       >>> metric = ji.rank([3, 5])
     """
-    tokens = _per_prompt("token", token)
-    if tokens.shape[1] != 1:
+    tokens = _answer_sets("token", token)
+    if tokens.ndim == 2 and tokens.shape[1] != 1:
         raise ValueError(f"rank needs one token per prompt, got {tokens.shape[1]}")
-    return Metric(_rank, tokens, positions=pos)
-
-
-def _per_prompt(name: str, answers: Any) -> Any:
-    answers = _answer_sets(name, answers)
-    if answers.ndim == 0:
-        raise ValueError(f"{name} must hold one answer (or set of answers) per prompt, got a single int")
-    return answers
+    return _checked(Metric(_rank, tokens, positions=pos), _in_vocabulary("token", tokens))
 
 
 def _cross_entropy(logits: jax.Array, cache: Any, targets: jax.Array) -> jax.Array:
@@ -258,11 +272,19 @@ def cross_entropy(targets: Any, pos: Any = None) -> Metric:
       >>> metric = ji.cross_entropy(next_token)
     """
     targets = targets if isinstance(targets, jax.Array) else np.asarray(targets)
+    if is_concrete(targets) and targets.size and np.min(targets) < -1:
+        raise ValueError(f"targets holds {int(np.min(targets))}: token ids are not negative (-1 leaves a position out)")
     if targets.ndim != 2 or not jnp.issubdtype(targets.dtype, jnp.integer):
         raise ValueError(f"targets must be int[batch, n], got {targets.dtype}{list(targets.shape)}")
     if is_concrete(targets) and not (np.asarray(targets) >= 0).any(axis=1).all():
         raise ValueError("targets has a prompt without any target")
-    return Metric(_cross_entropy, targets, positions=pos)
+
+    def fits(n_positions: int, d_vocab: int | None) -> None:
+        if targets.shape[1] != n_positions:
+            raise ValueError(f"targets hold {targets.shape[1]} tokens per prompt, {n_positions} positions are read")
+        _in_vocabulary("targets", targets)(n_positions, d_vocab)
+
+    return _checked(Metric(_cross_entropy, targets, positions=pos), fits)
 
 
 def _kl(logits: jax.Array, cache: Any, reference: jax.Array) -> jax.Array:
@@ -285,5 +307,13 @@ def kl_divergence(reference_logits: Any, pos: Any = -1) -> Metric:
         raise ValueError(
             f"reference_logits must be [batch, n, vocab] or [batch, vocab], got {np.shape(reference_logits)}"
         )
-    reference = reference_logits if np.ndim(reference_logits) == 3 else reference_logits[:, None]
-    return Metric(_kl, reference, positions=pos)
+    reference = reference_logits if isinstance(reference_logits, jax.Array) else np.asarray(reference_logits)
+    check_finite("reference_logits", reference)
+    reference = reference if reference.ndim == 3 else reference[:, None]
+
+    def fits(n_positions: int, d_vocab: int | None) -> None:
+        expected = (n_positions, reference.shape[2] if d_vocab is None else d_vocab)
+        if reference.shape[1:] != expected:
+            raise ValueError(f"reference_logits are {list(reference.shape[1:])} per prompt, {list(expected)} are read")
+
+    return _checked(Metric(_kl, reference, positions=pos), fits)

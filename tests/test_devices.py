@@ -20,7 +20,8 @@ source = base.at[:, 2:].set((base[:, 2:] + 1) % 20)
 # a sweep spread over devices
 run = dict(site="z", metric=ji.logit_diff(1, 2))
 for max_bytes in (None, 1):
-    spread = ji.activation_patching(model, params, base, source, mesh=mesh, max_bytes=max_bytes, **run)
+    committed = jax.device_put((params, base, source), jax.devices()[1])
+    spread = ji.activation_patching(model, *committed, mesh=mesh, max_bytes=max_bytes, **run)
     np.testing.assert_allclose(spread, ji.activation_patching(model, params, base, source, **run), atol=1e-4)
 
 # prompts and interventions spread over devices in a user's own jit

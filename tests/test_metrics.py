@@ -55,6 +55,14 @@ def test_probabilities_and_rank():
     np.testing.assert_array_equal(value(ji.rank([1, 2, 3])), want)
 
 
+def test_one_answer_for_all_prompts_and_sums_over_sets():
+    for make in (ji.log_prob, ji.prob, ji.rank):
+        np.testing.assert_allclose(value(make(3)), value(make([3, 3, 3])), rtol=1e-6)
+    odds = value(ji.logit_diff([[1, 7], [2], [3]], [[4], [5, 0], [6]], over_sets="logsumexp"))
+    want = np.log(np.exp(LAST[0, [1, 7]]).sum()) - LAST[0, 4]
+    np.testing.assert_allclose(odds[0], want, rtol=1e-5)
+
+
 def test_cross_entropy_and_kl():
     targets = np.array([[1, 2, 3, 4, -1], [5, -1, -1, -1, -1], [0, 0, 0, 0, 0]])
     want = [-LOG_PROBS[0, range(4), [1, 2, 3, 4]].mean(), -LOG_PROBS[1, 0, 5], -LOG_PROBS[2, :, 0].mean()]
@@ -83,15 +91,35 @@ def test_a_metric_is_a_pytree_and_new_answers_do_not_recompile():
 
 CASES = {
     "position": (lambda: ji.logit_diff(1, 2, pos=5), "metric reads position 5 of prompt 0"),
-    "beyond a prompt's end": (lambda: ji.logit_diff(1, 2, pos=3), "position 3 of prompt 1, which has 3 tokens"),
-    "before its start": (lambda: ji.logit_diff(1, 2, pos=-4), "position -4 of prompt 1, which has 3 tokens"),
+    "beyond a prompt's end": (lambda: ji.logit_diff(1, 2, pos=3), "position 3 of prompt 1: it has 3 tokens"),
+    "before its start": (lambda: ji.logit_diff(1, 2, pos=-4), "position -4 of prompt 1: it has 3 tokens"),
     "per example": (lambda: ji.logit_diff(1, 2, pos=ji.per_example([4, 2, 2])), "position 2 of prompt 2"),
     "batch": (lambda: ji.logit_diff([1, 2], [3, 4]), r"shape \(2, 2\) must lead with batch = 3"),
-    "column": (lambda: ji.logit_diff(1, 11), "reads column 11; the logits have 11 columns"),
+    "column": (
+        lambda: ji.logit_diff(1, 11),
+        "reads column 11; the logits have 11 columns|token id 11, out of vocabulary",
+    ),
     "lengths": (lambda: ji.logit_diff([1, 2, 3], [1, 2]), "answers for 3 prompts, wrong for 2"),
     "text": (lambda: ji.logit_diff(["Mary"], ["John"]), "must be token ids"),
     "empty set": (lambda: ji.logit_diff([[1], [], [2]], [1, 2, 3]), "empty answer set at prompt 1"),
-    "one answer for all": (lambda: ji.log_prob(3), "one answer"),
+    "negative token": (lambda: ji.logit_diff([-2, 1, 2], 3), "token ids are not negative"),
+    "only padding": (lambda: ji.log_prob(np.array([-1, 1, 2])), "token ids are not negative"),
+    "beyond the vocabulary": (lambda: ji.log_prob([1, 2, 99]), "token id 99, out of vocabulary: the logits have 11"),
+    "rank beyond it": (lambda: ji.rank([1, 2, 99]), "token id 99, out of vocabulary"),
+    "targets beyond it": (lambda: ji.cross_entropy(np.full((3, 5), 11)), "token id 11, out of vocabulary"),
+    "a token twice": (lambda: ji.prob([[1, 1], [2], [3]]), "names a token twice"),
+    "floats in sets": (lambda: ji.logit_diff([[1.7], [2], [3]], 4), "must be token ids"),
+    "text in sets": (lambda: ji.logit_diff([["1"], ["2"], ["3"]], 4), "must be token ids"),
+    "targets and positions": (
+        lambda: ji.cross_entropy([[1, 2]] * 3, pos=-1),
+        "targets hold 2 tokens per prompt, 1 positions",
+    ),
+    "reference and positions": (
+        lambda: ji.kl_divergence(np.zeros((3, 2, 11))),
+        r"are \[2, 11\] per prompt, \[1, 11\] are read",
+    ),
+    "NaN reference": (lambda: ji.kl_divergence(np.full((3, 11), np.nan)), "NaN or infinite"),
+    "over_sets": (lambda: ji.logit_diff(1, 2, over_sets="max"), "unknown over_sets 'max'"),
     "no function": (lambda: ji.Metric(3), "expects a function first"),
     "capture": (lambda: ji.Metric(len, capture="z"), "got the string 'z'"),
     "no metric": (lambda: len, "expects a ji.Metric"),

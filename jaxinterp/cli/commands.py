@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import xarray as xr
 
 from jaxinterp import tasks
 from jaxinterp.cli.report import print_effects, print_models, print_sites
@@ -17,7 +16,6 @@ from jaxinterp.metrics import Metric, log_prob, logit_diff, prob
 from jaxinterp.model.config import suggest
 from jaxinterp.model.sites import SiteSpec, check_site
 from jaxinterp.patching.activation import activation_patching
-from jaxinterp.patching.cells import COORDINATES
 from jaxinterp.plots import effects_heatmap
 from jaxinterp.tasks.pairs import PromptPair
 from jaxinterp.tasks.prompts import TokenPairs, tokenize_pairs
@@ -56,7 +54,6 @@ def sweep(options: argparse.Namespace) -> None:
         normalize=not options.raw, max_bytes=options.max_bytes,
     )  # fmt: skip
     effects.attrs |= {"model": options.model, "metric": options.metric, "direction": options.direction}
-    effects = _with_tokens(effects, prompts)
     folder = Path(options.output)
     written = [*save_effects(effects, folder)]
     if effects.ndim:
@@ -114,18 +111,3 @@ def _metric(name: str, prompts: TokenPairs) -> Metric:
     if name == "logit_diff":
         return logit_diff(prompts.correct, prompts.wrong)
     return {"log_prob": log_prob, "prob": prob}[name](prompts.correct)
-
-
-def _with_tokens(effects: xr.DataArray, prompts: TokenPairs) -> xr.DataArray:
-    """The effects with token strings along their token axes; where prompts differ, the role or the first prompt's."""
-    strings = prompts.clean.strings
-    if strings is None or len({len(s) for s in strings}) > 1:
-        return effects
-    roles = {int(index[0]): name for name, index in prompts.clean.roles.items() if len(set(index.tolist())) == 1}
-    labels = []
-    for column, tokens in enumerate(zip(*strings, strict=True)):
-        same = len(set(tokens)) == 1
-        label = tokens[0] if same else f"{tokens[0]}…"
-        labels.append(f"{label} ({roles[column]})" if column in roles else label)
-    axes = [axis for axis in effects.dims if COORDINATES.get(str(axis)) in ("pos", "query", "key") and axis != "role"]
-    return effects.assign_coords({f"{axis}_token": (axis, labels) for axis in axes})

@@ -1,6 +1,7 @@
 """Prompt pairs from files: JSONL or CSV with `clean`, `corrupted`, `correct` and `wrong`."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -56,20 +57,32 @@ def read_pairs(path: str | os.PathLike[str]) -> list[PromptPair]:
 
 
 def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, content in enumerate(text.splitlines(), start=1):
+    for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(content, object_pairs_hook=_without_repeats)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {line}: not JSON: {error.msg} at column {error.colno}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {line}: expected an object with {', '.join(FIELDS)}")
         yield line, row
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{repeated[0]!r} stands twice in one object")
+    return dict(pairs)
+
+
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    fields = list(reader.fieldnames or ())
+    if repeated := [name for name in fields if fields.count(name) > 1]:
+        raise ValueError(f"{path}, line 1: {repeated[0]!r} stands twice in the header")
     if missing := [name for name in FIELDS if name not in (reader.fieldnames or ())]:
         raise ValueError(f"{path}, line 1: the header lacks {missing[0]!r}; it must hold {', '.join(FIELDS)}")
     try:

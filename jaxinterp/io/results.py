@@ -20,9 +20,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write(aside)
         os.replace(aside, path)
     except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+    finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
 
 
 def save_effects(effects: xr.DataArray, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -38,5 +39,6 @@ def save_effects(effects: xr.DataArray, folder: str | os.PathLike[str]) -> tuple
     """
     labelled, table = Path(folder) / "effects.nc", Path(folder) / "effects.csv"
     write_whole(labelled, lambda path: effects.to_netcdf(path, engine="scipy"))
-    write_whole(table, lambda path: effects.to_dataframe().reset_index().to_csv(path, index=False))
+    cells = effects if effects.ndim else effects.expand_dims("cell")  # a table has at least one row
+    write_whole(table, lambda path: cells.to_dataframe().reset_index().to_csv(path, index=False))
     return labelled, table

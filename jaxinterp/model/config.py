@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "act_fn": ("gelu", "gelu_new", "relu", "silu", "solu"),
@@ -135,6 +136,9 @@ class TransformerConfig:
                 object.__setattr__(self, name, value)
         if self.rotary_dim is None:
             object.__setattr__(self, "rotary_dim", self.d_head)
+        for field in dataclasses.fields(self):
+            if isinstance(getattr(self, field.name), np.integer):
+                object.__setattr__(self, field.name, int(getattr(self, field.name)))
         for name in ("rotary_base", "window"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -143,6 +147,9 @@ class TransformerConfig:
 
     def _check(self) -> None:
         sizes = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "d_vocab", "d_vocab_out", "n_ctx")
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, bool) and not isinstance(getattr(self, field.name), bool):
+                raise ValueError(f"{field.name} must be True or False, got {getattr(self, field.name)!r}")
         for name in sizes:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -166,7 +173,7 @@ class TransformerConfig:
             if isinstance(value, tuple) and len(value) != self.n_layers:
                 raise ValueError(f"{name} has {len(value)} entries for n_layers = {self.n_layers}")
         for window in self.window if isinstance(self.window, tuple) else (self.window,):
-            if window is not None and (not isinstance(window, int) or window < 1):
+            if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
                 raise ValueError(f"window must be at least 1, or None, got {window!r}")
         bases = self.rotary_base if isinstance(self.rotary_base, tuple) else (self.rotary_base,)
         positive = {"eps": (self.eps,), "rotary_base": bases}

@@ -16,16 +16,7 @@ import numpy as np
 from flax import struct
 
 from jaxinterp.model.sites import SiteSpec, check_site
-from jaxinterp.model.where import (
-    Geometry,
-    Where,
-    check_shape,
-    check_where,
-    compact_indices,
-    is_concrete,
-    rows,
-    selection,
-)
+from jaxinterp.model.where import Geometry, Where, check_shape, check_where, is_concrete, rows, selection
 
 
 @struct.dataclass
@@ -181,8 +172,14 @@ def _project_out(x: jax.Array, direction: jax.Array) -> jax.Array:
 
 def _along(fn: Callable[..., Any], direction: Any, values: tuple[Any, ...], where: Where | None) -> Intervention:
     """A plain vector is an argument; a direction of the site's rank differs by layer or position, so is a value."""
-    if is_concrete(direction) and not np.any(np.asarray(direction)):
-        raise ValueError("direction is the zero vector")
+    if is_concrete(direction):
+        vectors = np.asarray(direction)
+        if vectors.ndim == 0 or not np.issubdtype(vectors.dtype, np.number):
+            raise TypeError(f"direction must be a vector, got {direction!r}")
+        if not np.isfinite(vectors).all():
+            raise ValueError("direction holds NaN or infinite entries")
+        if not vectors.any(axis=-1).all():
+            raise ValueError("direction is, or holds, a zero vector")
     if np.ndim(direction) == 1:
         return Intervention(fn, values, (direction,), where)
     return Intervention(_replace_along_placed if values else _project_out, (direction, *values), (), where)
@@ -191,6 +188,11 @@ def _along(fn: Callable[..., Any], direction: Any, values: tuple[Any, ...], wher
 def _scalar(name: str, value: Any) -> Any:
     if np.ndim(value):
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
+    if is_concrete(value):
+        if isinstance(value, bool) or not np.issubdtype(np.asarray(value).dtype, np.number) or np.iscomplexobj(value):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not np.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
     return value
 
 
@@ -295,7 +297,20 @@ def check_interventions(sites: Mapping[str, SiteSpec], interventions: Any, geome
             check_where(one.where, name, spec, geometry)
             for value in one.values:
                 check_shape(f"site {name!r}: the value", np.shape(value), spec, full)
+                if not (
+                    jnp.issubdtype(jnp.result_type(value), jnp.floating)
+                    or jnp.issubdtype(jnp.result_type(value), jnp.integer)
+                ):
+                    raise TypeError(f"site {name!r}: the value must be real numbers, got {jnp.result_type(value)}")
                 check_finite(f"site {name!r}: the value", value)
+            if (
+                one.fn in (_replace_along_placed, _project_out)
+                and one.values
+                and np.shape(one.values[0])[-1] != full[-1]
+            ):
+                raise ValueError(
+                    f"site {name!r}: direction has shape {np.shape(one.values[0])}; its last axis is {full[-1]}"
+                )
             for arg in one.args if one.fn in (_replace_along, _project_out) else ():
                 if np.shape(arg) != full[-1:]:
                     raise ValueError(f"site {name!r}: direction has shape {np.shape(arg)}, expected {full[-1:]}")
@@ -338,106 +353,3 @@ def combine(values: Any, rest: Any) -> Any:
       True
     """
     return jax.tree.map(lambda v, r: r if v is None else v, values, rest, is_leaf=lambda leaf: leaf is None)
-
-
-def count_selected(sites: Mapping[str, SiteSpec], interventions: Interventions, tokens: Any, mask: Any = None) -> Any:
-    """How many entries each edit selects: `{site: (int, ...)}`, one per edit; works under `jit` and `vmap`.
-
-    A traced coordinate that is out of range selects nothing, and counts 0 here.
-
-    Example:
-      >>> edits = {"z": ji.zero(ji.at(layer=0, head=1, pos=-1))}
-      >>> int(ji.count_selected(model.sites, edits, tokens)["z"][0])  # three prompts, eight dimensions
-      24
-    """
-    batch, pos = np.shape(tokens)
-    geometry = Geometry(batch, pos, None if mask is None else jnp.asarray(mask))
-    counts = {}
-    for name, edits in interventions.items():
-        spec = check_site(dict(sites), name)
-        shape = spec.shape(batch, pos)
-        chosen = [None if e.where is None else selection(e.where, spec, geometry) for e in as_tuple(edits)]
-        counts[name] = tuple(
-            jnp.asarray(np.prod(shape)) if m is None else jnp.sum(m) * (np.prod(shape) // np.prod(m.shape))
-            for m in chosen
-        )
-    return counts
-
-
-def place(compact: Any, where: Where, like: Any) -> jax.Array:
-    """A full-size value with `compact` at the entries `where` selects, and 0 elsewhere.
-
-    Args:
-      compact: what `capture={site: where}` returns: the site's rank, each restricted axis as long as the
-        number of entries selected (in the order selected).
-      where: coordinates that select a rectangular block (no `mask=`).
-      like: an array of the site's full shape, such as `cache[site]`, or `model.sites[site]` with its shape:
-        `(spec, (batch, pos))`. An array's axes are told from its rank: attention sites (`scores`, `pattern`)
-        from a `query` or `key` coordinate or from the shapes.
-
-    Raises:
-      ValueError: shapes and selection do not fit together; both are quoted.
-
-    Example:
-      >>> where = ji.at(layer=1, head=[0, 3])
-      >>> _, cache = model.apply(params, tokens, capture={"z": where})
-      >>> full = ji.place(cache["z"], where, like=(model.sites["z"], tokens.shape))
-      >>> full.shape == model.sites["z"].shape(*tokens.shape)
-      True
-    """
-    if isinstance(like, tuple):
-        spec, (batch, pos) = like
-        return _place(compact, where, spec, Geometry(batch, pos))
-    for axes in _layouts(len(like.shape)):
-        spec = SiteSpec(
-            axes,
-            tuple(None if a in ("batch", "pos", "query", "key") else n for a, n in zip(axes, like.shape, strict=True)),
-        )
-        if any(spec.axis(a) is None for a in where.axes):
-            continue
-        tokens_axis = next(i for i, a in enumerate(axes) if a in ("pos", "query"))
-        geometry = Geometry(like.shape[axes.index("batch")], like.shape[tokens_axis])
-        if spec.shape(geometry.batch, geometry.pos) == tuple(like.shape) and _fits(compact, where, spec, geometry):
-            return _place(compact, where, spec, geometry)
-    raise ValueError(
-        f"compact has shape {jnp.shape(compact)}, which does not fill the {', '.join(where.axes)} "
-        f"selected of shape {tuple(like.shape)}"
-    )
-
-
-def _layouts(rank: int) -> list[tuple[str, ...]]:
-    layouts: dict[int, list[tuple[str, ...]]] = {
-        3: [("batch", "pos", "d_mlp")],
-        4: [("layer", "batch", "pos", "d_mlp"), ("layer", "batch", "pos", "feature")],
-        5: [("layer", "batch", "pos", "head", "d_head"), ("layer", "batch", "head", "query", "key")],
-    }
-    return layouts.get(rank, [])
-
-
-def _compact_shape(where: Where, spec: SiteSpec, geometry: Geometry) -> tuple[int, ...]:
-    kept = compact_indices(where, spec, geometry)
-    full = spec.shape(geometry.batch, geometry.pos)
-    return tuple(jnp.shape(kept[dim])[-1] if dim in kept else n for dim, n in enumerate(full))
-
-
-def _fits(compact: Any, where: Where, spec: SiteSpec, geometry: Geometry) -> bool:
-    return jnp.shape(compact) == _compact_shape(where, spec, geometry)
-
-
-def _place(compact: Any, where: Where, spec: SiteSpec, geometry: Geometry) -> jax.Array:
-    check_where(where, "place", spec, geometry)
-    compact = jnp.asarray(compact)
-    if not _fits(compact, where, spec, geometry):
-        raise ValueError(f"compact has shape {compact.shape}, expected {_compact_shape(where, spec, geometry)}")
-    full = spec.shape(geometry.batch, geometry.pos)
-    for dim, kept in compact_indices(where, spec, geometry).items():
-        # which entry of the compact array each full entry comes from; unselected ones are cleared below
-        source = jnp.argmax(jnp.asarray(kept)[..., None, :] == jnp.arange(full[dim])[:, None], axis=-1)
-        if source.ndim == 1:
-            compact = jnp.take(compact, source, axis=dim)
-        else:
-            shape = [1] * len(full)
-            shape[spec.axes.index("batch")], shape[dim] = source.shape
-            compact = jnp.take_along_axis(compact, source.reshape(shape), axis=dim)
-    chosen = selection(where, spec, geometry)
-    return compact if chosen is None else jnp.where(chosen, compact, 0)

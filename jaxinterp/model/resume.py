@@ -12,7 +12,7 @@ from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import Intervention, at_layer, joined, split_layers
 from jaxinterp.model.layers import embed, token_positions, unembed
 from jaxinterp.model.params import Params, block_names
-from jaxinterp.model.run import Run, gather_rows, read_rows
+from jaxinterp.model.run import Run, gather_rows, read_rows, take_columns
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.tap import Tap, kept_layers, write_layer
 from jaxinterp.model.where import Geometry, Where
@@ -34,6 +34,7 @@ def resumed(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The definition of `Transformer.resume`: every block from `start_layer` on, at every row from `start_pos` on."""
     blocks = _Blocks(config, sites, params, run, joined(run.interventions, edits), capture, start_pos)
+    start_layer = jnp.clip(start_layer, 0, config.n_layers)
     x = _entering(run, start_layer, start_pos)
     inside = {name: where for name, where in capture.items() if sites[name].per_layer}
     layers = {name: kept_layers(where, sites[name], blocks.geometry) for name, where in inside.items()}
@@ -63,19 +64,21 @@ def branched(
     start_pos: int,
     positions: Any,
     columns: jax.Array | None,
-    z: jax.Array | None = None,
 ) -> jax.Array:
     """The logits of `resumed` for edits that touch one layer alone, with less arithmetic.
 
-    The layer that is edited runs apart from those that follow, which then need no edits of their own; the last
-    block computes just the rows that are read.
+    Unchecked: what an edit selects before the start is left as it was in the run. The layer that is edited runs apart
+    from those that follow, which then need no edits of their own; the last block computes just the rows that are read.
 
     Args:
       start_layer: the edited layer, 0 to n_layers - 1; int or traced.
       positions: where logits are read; not None.
-      z: the heads' outputs in the run, [layer, batch, pos, head, d_head], if no site before `z` is edited: the
-        edited block then starts behind its heads. Only for runs without edits of their own.
+    If `run.cache` holds "z", the run has no edits of its own, and no site before `z` is edited, then the edited block
+    starts behind its heads.
     """
+    names = list(sites)
+    behind = all(names.index(site) >= names.index("z") for site in edits)
+    z = run.cache.get("z") if behind and not run.interventions else None
     standing = joined(run.interventions)
     edited = _Blocks(config, sites, params, run, joined(standing, edits), {}, start_pos)
     after = _Blocks(config, sites, params, run, standing, {}, start_pos)
@@ -159,9 +162,7 @@ class _Blocks:
             logits = unembed(self.config, self.params, x, self.outside, columns)
             return gather_rows(logits, positions, self.geometry) if late else logits
         logits = gather_rows(unembed(self.config, self.params, x, self.outside), positions, self.geometry)
-        if columns is None:
-            return logits
-        return jnp.take_along_axis(logits, columns[:, None] if columns.ndim == 2 else columns[None, None], axis=-1)
+        return take_columns(logits, columns)
 
 
 def _entering(run: Run, layer: Any, start_pos: int) -> jax.Array:

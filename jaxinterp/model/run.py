@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -10,7 +11,7 @@ from jaxinterp.model.attention import take_rows
 from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import Interventions, as_tuple
 from jaxinterp.model.sites import SiteSpec
-from jaxinterp.model.where import Geometry, PerExample, is_concrete, resolve
+from jaxinterp.model.where import Geometry, PerExample, describe_prompt, is_concrete, prompt_columns, resolve
 
 
 @struct.dataclass
@@ -101,6 +102,42 @@ def gather_rows(x: jax.Array, positions: Any, geometry: Geometry) -> jax.Array:
     return take_rows(x, read_rows(positions, geometry))
 
 
+def n_positions_read(positions: Any, geometry: Geometry) -> int:
+    """How many positions of each prompt are read."""
+    if positions is None:
+        return geometry.pos - geometry.start
+    index = positions.index if isinstance(positions, PerExample) else np.atleast_1d(positions)
+    return 1 if isinstance(positions, PerExample) and np.ndim(index) == 1 else np.shape(index)[-1]
+
+
+def check_positions(what: str, positions: Any, geometry: Geometry) -> None:
+    """Raises for concrete positions outside a prompt, or before the rows that are computed."""
+    index = positions.index if isinstance(positions, PerExample) else positions
+    if index is None or not is_concrete(index) or not (geometry.mask is None or is_concrete(geometry.mask)):
+        return
+    if isinstance(positions, PerExample) and len(index) != geometry.batch:
+        raise ValueError(f"{what}s of {len(index)} prompts, the batch has {geometry.batch}")
+    whole = np.ones((geometry.batch, geometry.pos), bool)
+    mask = whole if geometry.mask is None else np.asarray(geometry.mask)
+    columns = prompt_columns(positions, mask)
+    inside = (columns >= 0) & (columns < geometry.pos)
+    inside &= np.take_along_axis(mask, np.clip(columns, 0, geometry.pos - 1), axis=1)
+    for problem, told in ((~inside, ""), (columns < geometry.start, f"; rows start at {geometry.start}")):
+        if problem.any():
+            row, which = np.argwhere(problem)[0]
+            given = np.asarray(index).reshape(geometry.batch if isinstance(positions, PerExample) else 1, -1)
+            position = given[row if len(given) > 1 else 0, which]
+            raise ValueError(f"{what} {position} of prompt {row}: {describe_prompt(mask[row])}{told}")
+
+
 def read_rows(positions: Any, geometry: Geometry) -> jax.Array:
     """Positions as indices into the computed rows: int[n], or int[batch, n] where prompts differ."""
     return resolve(positions, geometry.pos, geometry.ends) - geometry.start
+
+
+def take_columns(logits: jax.Array, columns: Any) -> jax.Array:
+    """Columns of logits [batch, n, vocab]: int[n] shared, int[batch, n] each prompt's own, None for all."""
+    if columns is None:
+        return logits
+    columns = jnp.asarray(columns)
+    return jnp.take_along_axis(logits, columns[:, None] if columns.ndim == 2 else columns[None, None], axis=-1)

@@ -27,6 +27,11 @@ class SiteSpec:
     sizes: tuple[int | None, ...]
 
     @property
+    def row_axis(self) -> str | None:
+        """The axis that runs over the tokens that are computed, `pos` or `query`; None if the site has neither."""
+        return next((axis for axis in self.axes if axis in ("pos", "query")), None)
+
+    @property
     def per_layer(self) -> bool:
         """Whether there is one per block."""
         return self.axes[0] == "layer"

@@ -3,15 +3,17 @@
 A tap is a tracing-time object; a site that nobody names adds no operation.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinterp.model.interventions import Intervention, edit
 from jaxinterp.model.sites import SiteSpec, check_site
-from jaxinterp.model.where import Geometry, Where, check_where, compact_indices, take
+from jaxinterp.model.where import Geometry, Where, check_where, compact_indices, is_concrete, take
 
 
 class Tap:
@@ -55,7 +57,20 @@ def check_capture(sites: Mapping[str, SiteSpec], capture: Any, geometry: Geometr
     named = dict(capture) if isinstance(capture, Mapping) else dict.fromkeys(capture)
     for name, where in named.items():
         check_where(where, name, check_site(dict(sites), name), geometry)
-    return named
+    return {name: where and _counted(where) for name, where in named.items()}
+
+
+def _counted(where: Where) -> Where:
+    """The same selection with boolean coordinates as integers: how much is kept must be known when compiling."""
+
+    def indices(value: Any) -> Any:
+        if getattr(value, "dtype", None) != bool:
+            return value
+        if not is_concrete(value) or not np.any(value):
+            raise ValueError("a boolean coordinate of a capture must be known, and select something")
+        return np.flatnonzero(value)
+
+    return dataclasses.replace(where, index={axis: indices(value) for axis, value in where.index.items()})
 
 
 def keep(x: jax.Array, where: Where | None, spec: SiteSpec, geometry: Geometry) -> jax.Array:

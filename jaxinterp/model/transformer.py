@@ -20,8 +20,8 @@ from jaxinterp.model.interventions import (
 )
 from jaxinterp.model.layers import dropout, embed, token_positions, unembed
 from jaxinterp.model.params import Params, block_names, check_params, init_params
-from jaxinterp.model.resume import blank_layers, branched, resumed
-from jaxinterp.model.run import Run, check_reach, check_start
+from jaxinterp.model.resume import blank_layers, resumed
+from jaxinterp.model.run import Run, check_positions, check_reach, check_start
 from jaxinterp.model.sites import SiteSpec, model_sites
 from jaxinterp.model.tap import Tap, check_capture, kept_layers, write_layer
 from jaxinterp.model.where import Geometry, Where, is_concrete
@@ -63,7 +63,7 @@ class Transformer:
         self,
         params: Params,
         tokens: Any,
-        interventions: Interventions = {},  # noqa: B006  # never written to
+        interventions: Interventions | None = None,
         *,
         capture: Any = (),
         mask: Any = None,
@@ -98,7 +98,7 @@ class Transformer:
         tokens, mask = self.check_prompt(tokens, mask)
         geometry = Geometry.of(tokens, mask)
         sites = self.sites
-        check_interventions(sites, interventions, geometry)
+        check_interventions(sites, interventions or {}, geometry)
         named = check_capture(sites, capture, geometry)
         logits, cache, _ = _forward(self, params, tokens, joined(interventions), named, mask, key, keep_run=False)
         return logits, cache
@@ -113,7 +113,7 @@ class Transformer:
         tokens: Any,
         *,
         mask: Any = None,
-        interventions: Interventions = {},  # noqa: B006
+        interventions: Interventions | None = None,
         capture: Any = (),
     ) -> Run:
         """A forward pass that keeps what `resume` needs: the stream that enters each block, keys and values.
@@ -130,7 +130,7 @@ class Transformer:
         check_params(self.config, params)
         tokens, mask = self.check_prompt(tokens, mask)
         geometry = Geometry.of(tokens, mask)
-        check_interventions(self.sites, interventions, geometry)
+        check_interventions(self.sites, interventions or {}, geometry)
         named = check_capture(self.sites, capture, geometry)
         _, _, run = _forward(self, params, tokens, joined(interventions), named, mask, None, keep_run=True)
         assert run is not None
@@ -140,7 +140,7 @@ class Transformer:
         self,
         params: Params,
         run: Run,
-        interventions: Interventions = {},  # noqa: B006
+        interventions: Interventions | None = None,
         *,
         start_layer: Any,
         start_pos: int = 0,
@@ -156,7 +156,8 @@ class Transformer:
 
         Args:
           run: from `model.run`.
-          start_layer: the first block to recompute, 0 to n_layers (which leaves the unembedding alone); int or traced.
+          start_layer: the first block to recompute, 0 to n_layers (which leaves the unembedding alone); int or
+            traced, and then taken as the nearest of these.
           start_pos: the first position to recompute; 0 for bidirectional models.
           capture: as in `apply`; arrays cover the positions from `start_pos` on, and layers that were not
             recomputed hold NaN.
@@ -180,55 +181,20 @@ class Transformer:
         sites = self.sites
         geometry = Geometry.of(run.tokens, run.mask, start_pos)
         check_start(self.config, start_layer, start_pos, run.tokens.shape[1])
-        check_interventions(sites, interventions, geometry)
-        check_reach(sites, interventions, start_layer, geometry)
+        check_interventions(sites, interventions or {}, geometry)
+        check_reach(sites, interventions or {}, start_layer, geometry)
         named = check_capture(sites, capture, geometry)
         if isinstance(positions, (int, list, tuple, np.ndarray)):
             positions = np.atleast_1d(np.asarray(positions))
+        check_positions("positions= reads position", positions, geometry)
+        if columns is not None and is_concrete(columns):
+            wanted = np.asarray(columns)
+            if wanted.min() < 0 or wanted.max() >= self.config.d_vocab_out:
+                raise ValueError(
+                    f"columns= reads {wanted.min()} to {wanted.max()} of {self.config.d_vocab_out} columns"
+                )
         columns = None if columns is None else jnp.asarray(columns)
         return _resume(self, params, run, joined(interventions), named, start_layer, start_pos, positions, columns)
-
-    def branch(
-        self,
-        params: Params,
-        run: Run,
-        interventions: Interventions,
-        *,
-        start_layer: Any,
-        start_pos: int = 0,
-        positions: Any,
-        columns: Any = None,
-        one_layer: bool = False,
-    ) -> jax.Array:
-        """The logits of `resume`, unchecked and with less arithmetic where edits allow it: the step of a sweep.
-
-        What an edit selects before the start is left as it was in the run: a sweep knows that nothing differs there.
-
-        Args:
-          start_layer, start_pos, columns: as in `resume`.
-          positions: where logits are read, as in `resume`; not None.
-          one_layer: edits touch `start_layer` alone. The blocks behind it then run without edits, the last one only
-            where logits are read; and if `run.cache` holds "z" and no site before it is edited, the edited block
-            starts behind its heads.
-
-        Returns:
-          logits [batch, positions, columns].
-
-        Example:
-          >>> run = model.run(params, tokens, capture=("z",))
-          >>> edit = {"z": ji.zero(ji.at(layer=1, head=2))}
-          >>> model.branch(params, run, edit, start_layer=1, positions=-1, one_layer=True).shape[1]
-          1
-        """
-        positions = np.atleast_1d(positions) if isinstance(positions, (int, list, tuple)) else positions
-        columns = None if columns is None else jnp.asarray(columns)
-        where = (start_layer, start_pos, positions, columns)
-        if not one_layer:
-            return resumed(self.config, self.sites, params, run, joined(interventions), {}, *where)[0]
-        names = list(self.sites)
-        behind = all(names.index(site) >= names.index("z") for site in interventions)
-        z = run.cache.get("z") if behind and not run.interventions else None
-        return branched(self.config, self.sites, params, run, joined(interventions), *where, z)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start_pos"))
@@ -248,7 +214,9 @@ def _resume(
 
 def check_prompt(config: TransformerConfig, tokens: Any, mask: Any) -> tuple[jax.Array, jax.Array | None]:
     """Tokens and mask as arrays; raises for shapes, ids and masks that no prompt can have."""
-    shape = np.shape(tokens)
+    tokens = tokens if hasattr(tokens, "dtype") else np.asarray(tokens)
+    mask = mask if mask is None or hasattr(mask, "dtype") else np.asarray(mask)
+    shape = tokens.shape
     if len(shape) != 2:
         raise ValueError(f"tokens must be int[batch, pos], got shape {shape}")
     if 0 in shape:

@@ -98,9 +98,10 @@ def _coordinate(axis: str, value: Any) -> Any:
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (Sequence, range)):
-        value = np.asarray(value)
-        if value.size == 0:
-            raise ValueError(f"{axis}= is an empty list: it selects nothing")
+        traced = any(isinstance(one, jax.Array) for one in value)
+        value = jnp.stack([jnp.asarray(one) for one in value]) if traced else np.asarray(value)
+    if getattr(value, "size", 1) == 0:
+        raise ValueError(f"{axis}= is empty: it selects nothing")
     if not hasattr(value, "dtype") or not hasattr(value, "ndim"):
         raise TypeError(f"{axis}= expects ints, slices, lists or arrays of them, got {type(value).__name__}")
     if not (jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool) or value.ndim > 1:
@@ -122,10 +123,10 @@ def at(
 ) -> Where:
     """Coordinates over a site's array: the intersection of what each axis selects.
 
-    Each coordinate is an int (traced too), a slice, a list or int array, or a boolean array as long as the
-    axis. Negative numbers count from the end; on `pos`, `query` and `key` from each prompt's own end when the
-    prompts are padded. Those three may also be `ji.per_example(int[batch])`. `head` addresses key/value heads
-    on sites that have those, `neuron` addresses `d_mlp`. What is not named is not restricted.
+    Each coordinate is an int (traced too), a slice, a list or int array, or a boolean array as long as the axis (which
+    is data: it may select nothing). Negative numbers count from the end; on `pos`, `query` and `key` from each prompt's
+    own end when the prompts are padded. Those three may also be `ji.per_example(int[batch])`. `head` addresses
+    key/value heads on sites that have those, `neuron` addresses `d_mlp`. What is not named is not restricted.
 
     Args:
       mask: a boolean array of the site's rank, layer first, every axis full or 1; it restricts further.
@@ -149,7 +150,10 @@ def at(
     slices = tuple(
         (axis, (value.start, value.stop, value.step)) for axis, value in given.items() if isinstance(value, slice)
     )
-    for axis, (_, _, step) in slices:
+    for axis, bounds in slices:
+        if not all(bound is None or isinstance(bound, (int, np.integer)) for bound in bounds):
+            raise TypeError(f"{axis}= is a slice of {bounds}; bounds must be plain ints (they are static)")
+        step = bounds[2]
         if step is not None and step < 1:
             raise ValueError(f"{axis}= is a slice with step {step}; steps must be positive")
     index = {axis: _coordinate(axis, value) for axis, value in given.items() if not isinstance(value, slice)}
@@ -235,6 +239,11 @@ def check_where(where: Any, name: str, spec: SiteSpec, geometry: Geometry) -> No
         dim = spec.axis(axis)
         if dim is None:
             raise ValueError(f"site {name!r} has no axis {axis!r}; its axes are {spec}")
+    for axis, bounds in where.slices:
+        dim = spec.axis(axis)
+        assert dim is not None
+        if not len(range(shape[dim])[slice(*bounds)]):
+            raise ValueError(f"site {name!r}: {axis}= {slice(*bounds)} selects none of the {shape[dim]} entries")
     for axis, index in where.index.items():
         dim = spec.axis(axis)
         assert dim is not None
@@ -243,22 +252,58 @@ def check_where(where: Any, name: str, spec: SiteSpec, geometry: Geometry) -> No
             if len(index.index) != geometry.batch:
                 got = len(index.index)
                 raise ValueError(f"site {name!r}: {axis}= is for {got} prompts, the batch has {geometry.batch}")
-            index = index.index
         elif getattr(index, "dtype", None) == bool:
             if index.shape != (size,):
                 raise ValueError(
                     f"site {name!r}: {axis}= is bool{list(index.shape)}, the axis {label} has {size} entries"
                 )
             continue
-        if is_concrete(index) and np.size(index):
-            low, high = int(np.min(index)), int(np.max(index))
-            if low < -size or high >= size:
-                worst = high if high >= size else low
-                raise ValueError(f"site {name!r}: {axis}={worst} is out of range: the axis {label} has {size} entries")
+        values = index.index if isinstance(index, PerExample) else index
+        if not is_concrete(values):
+            continue
+        low, high = int(np.min(values)), int(np.max(values))
+        if low < -size or high >= size:
+            worst = high if high >= size else low
+            raise ValueError(f"site {name!r}: {axis}={worst} is out of range: the axis {label} has {size} entries")
+        if axis in TOKEN_AXES and geometry.mask is not None and is_concrete(geometry.mask):
+            _check_inside(f"site {name!r}: {axis}=", index, where.index.get("batch"), np.asarray(geometry.mask))
     if where.mask is not None:
         check_shape(f"site {name!r}: mask=", jnp.shape(where.mask), spec, shape)
         if jnp.result_type(where.mask) != bool:
             raise TypeError(f"site {name!r}: mask= must be boolean, got {jnp.result_type(where.mask)}")
+
+
+def _check_inside(what: str, index: Any, batch: Any, mask: np.ndarray) -> None:
+    """Raises where a position lies in padding: of its own prompt if it is one prompt's, else of every prompt."""
+    prompts = np.arange(len(mask))
+    if batch is not None and is_concrete(batch):
+        prompts = np.atleast_1d(prompts[np.asarray(batch)])
+    columns = prompt_columns(index, mask)[prompts]
+    inside = (columns >= 0) & np.take_along_axis(mask[prompts], np.maximum(columns, 0), axis=1)
+    own = isinstance(index, PerExample) or np.min(index) < 0
+    if inside.all() if own else inside.any(axis=0).all():
+        return
+    row, which = np.argwhere(~inside)[0]
+    given = index.index if isinstance(index, PerExample) else np.broadcast_to(index, (len(mask), np.size(index)))
+    position = np.asarray(given).reshape(len(mask), -1)[prompts[row], which]
+    raise ValueError(
+        f"{what}{position} is out of range for prompt {prompts[row]}: {describe_prompt(mask[prompts[row]])}"
+    )
+
+
+def prompt_columns(index: Any, mask: np.ndarray) -> np.ndarray:
+    """int[batch, n]: concrete positions as columns of the prompts; negative ones count from each prompt's own end."""
+    given = np.asarray(index.index if isinstance(index, PerExample) else index)
+    shape = (len(mask), -1) if isinstance(index, PerExample) else (1, -1)
+    ends = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)[:, None]
+    columns = np.where(given.reshape(shape) < 0, given.reshape(shape) + ends, given.reshape(shape))
+    return np.broadcast_to(columns, (len(mask), columns.shape[1]))
+
+
+def describe_prompt(mask: np.ndarray) -> str:
+    """How long one prompt is, and where it lies if it is padded."""
+    first, last = int(np.argmax(mask)), len(mask) - 1 - int(np.argmax(mask[::-1]))
+    return f"it has {mask.sum()} tokens" + ("" if mask.all() else f", columns {first} to {last}")
 
 
 def check_shape(what: str, shape: tuple[int, ...], spec: SiteSpec, full: tuple[int, ...]) -> None:
@@ -283,12 +328,9 @@ def compact_indices(where: Where, spec: SiteSpec, geometry: Geometry) -> dict[in
         dim = spec.axis(axis)
         assert dim is not None
         if getattr(index, "dtype", None) == bool:
-            if not is_concrete(index):
-                raise ValueError(f"{axis}= is a traced boolean array: how much it keeps must be known")
-            kept[dim] = np.flatnonzero(index)
+            kept[dim] = np.flatnonzero(index)  # concrete: a capture has counted it already
         else:
-            ends = geometry.ends if axis in TOKEN_AXES else None
-            kept[dim] = resolve(index, shape[dim], ends)
+            kept[dim] = resolve(index, shape[dim], geometry.ends if axis in TOKEN_AXES else None)
     return kept
 
 

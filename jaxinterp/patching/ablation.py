@@ -72,8 +72,19 @@ def ablation(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; {suggest(kind, KINDS)}")
-    if kind == "noise" and (sigma is None or sigma < 0):
+    if kind == "noise" and (sigma is None or not 0 <= sigma < float("inf")):
         raise ValueError(f"kind='noise' needs sigma=, a standard deviation; got {sigma}")
+    meant = {
+        "reference": (reference is not None, ("mean", "resample")),
+        "source_interventions": (source_interventions is not None, ("mean", "resample")),
+        "pooled": (pooled, ("mean",)),
+        "sigma": (sigma is not None, ("noise",)),
+        "independent": (independent, ("resample",)),
+        "num_samples": (num_samples != 1, ("resample", "noise")),
+    }
+    for name, (given, kinds) in meant.items():
+        if given and kind not in kinds:
+            raise ValueError(f"{name}= means nothing for kind={kind!r}; it is for {' and '.join(kinds)}")
     if kind in ("resample", "noise") and key is None:
         raise ValueError(f"kind={kind!r} draws at random: give key=jax.random.key(seed)")
     if num_samples < 1:
@@ -83,6 +94,8 @@ def ablation(
     cells = choose_cells(model, geometry, site, sites, sets, over, roles or base.roles)
     names = tuple(cells.wheres)
     edits = joined(base_interventions)
+    if pooled and any("key" in model.sites[name].axes for name in names):
+        raise ValueError("pooled=True means over positions, and attention's keys are positions: use pooled=False")
     other, other_edits = base, edits
     if kind in ("mean", "resample") and (reference is not None or source_interventions is not None):
         other = base if reference is None else as_prompts(reference)
@@ -158,7 +171,7 @@ def _mean(x: jax.Array, spec: SiteSpec, base: Prompts, reference: Prompts, poole
     token_dims = [i for i, axis in enumerate(spec.axes) if axis in ("pos", "query")]
     shape = [1] * x.ndim
     shape[batch_dim], shape[token_dims[0]] = rows.shape
-    weights = jnp.asarray(rows.reshape(shape), x.dtype)
+    weights = jnp.asarray(rows.reshape(shape), jnp.promote_types(x.dtype, jnp.float32))
     dims = (batch_dim, *token_dims) if pooled else (batch_dim,)
     return jnp.sum(x * weights, dims, keepdims=True) / jnp.maximum(jnp.sum(weights, dims, keepdims=True), 1)
 

@@ -15,6 +15,7 @@ import xarray as xr
 from jaxinterp.metrics import Metric, check_metric
 from jaxinterp.model.interventions import Interventions, check_interventions, joined
 from jaxinterp.model.sites import check_site
+from jaxinterp.model.tap import check_capture
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.cells import Cells, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
@@ -32,8 +33,9 @@ def activation_patching(
     metric: Metric,
     site: str | None = None,
     over: Sequence[str] = ("layer", "head", "pos"),
-    normalize: bool = False,
+    normalize: bool | str = False,
     per_example: bool = False,
+    renormalise: bool = False,
     roles: Mapping[str, Any] | None = None,
     sites: Sequence[str] | None = None,
     sets: Any = None,
@@ -53,8 +55,10 @@ def activation_patching(
       site: which activation; or `sites`, patched together in every cell (("q", "k", "v"), say).
       over: the axes of the sweep, a subset of the site's; what it leaves out is patched whole. "role" stands for
         named positions. Empty: one patch of everything.
-      normalize: divide effects by (source - base), difference of means: 1 is the whole way.
+      normalize: divide effects by (source - base), difference of means: 1 is the whole way. "per_prompt" divides each
+        prompt's effect by its own difference.
       per_example: keep the prompts apart.
+      renormalise: after single entries of "pattern" were patched, scale its rows to sum to 1.
       roles: `{"S2": int[batch], ...}`, the columns that "role" runs over; by default those of `base`.
       sets: joint patches instead of a grid: a list (or a labelled dict) of `ji.at(...)`, of lists of them (their
         union), or of `{site: such}`. The result has the axis `set`.
@@ -86,12 +90,16 @@ def activation_patching(
     cells = choose_cells(model, geometry, site, sites, sets, over, roles or base.roles)
     source_edits = joined(source_interventions)
     names = tuple(cells.wheres)
+    if renormalise and "pattern" not in names:
+        raise ValueError(f"renormalise=True is for site 'pattern', got {', '.join(names)}")
+    if normalize not in (False, True, "per_prompt"):
+        raise ValueError(f"normalize must be False, True or 'per_prompt', got {normalize!r}")
     values, source_metric = observe(model, params, source, source_edits, metric, names)[1:]
     edits = joined(base_interventions)
     observed = observe(model, params, base, edits, metric, names)
     edited = patched_values(
         model, params, base, edits, observed, values, cells, metric,
-        mesh=mesh, max_bytes=max_bytes, progress=progress,
+        mesh=mesh, max_bytes=max_bytes, progress=progress, renormalise=renormalise,
     )  # fmt: skip
     return effect_array(
         edited, observed[2], source_metric, cells.axes, base,
@@ -188,6 +196,5 @@ def check_run(model: Any, prompts: Prompts, interventions: Interventions | None,
     check_interventions(model.sites, joined(interventions), geometry)
     logits = model.sites.get("logits")
     check_metric(metric, geometry, None if logits is None else logits.sizes[-1])
-    for name in metric.capture:
-        check_site(model.sites, name)
+    check_capture(model.sites, metric.capture, geometry)
     return geometry

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxinterp.model.config import suggest
 from jaxinterp.model.sites import AXIS_ALIASES, SiteSpec, check_site
-from jaxinterp.model.where import Geometry, PerExample, Where, axis_mask, check_where
+from jaxinterp.model.where import Geometry, PerExample, Where, check_where, selection
 
 #: Axes whose coordinates `ji.at` knows, and the name it knows them by.
 COORDINATES = {
@@ -160,7 +160,9 @@ def joint_sets(sites: Mapping[str, SiteSpec], patched: Sequence[str], sets: Any,
     Raises:
       TypeError, ValueError: an entry that is none of these, or that selects what does not exist.
     """
-    labels = list(sets) if isinstance(sets, Mapping) else list(range(len(sets)))
+    if not isinstance(sets, (Mapping, list, tuple)):
+        raise TypeError(f"sets must be a list (or a labelled dict) of sets of coordinates, got {type(sets).__name__}")
+    labels = list(map(str, sets)) if isinstance(sets, Mapping) else list(range(len(sets)))
     entries = list(sets.values()) if isinstance(sets, Mapping) else list(sets)
     if not entries:
         raise ValueError("sets is empty")
@@ -183,22 +185,13 @@ def joint_sets(sites: Mapping[str, SiteSpec], patched: Sequence[str], sets: Any,
 def _union_mask(site: str, spec: SiteSpec, wheres: Any, geometry: Geometry) -> np.ndarray:
     """bool, the site's rank, each axis full or 1: what any of the given wheres selects."""
     union = np.zeros((1,) * len(spec.axes), bool)
-    for where in wheres if isinstance(wheres, (list, tuple)) else (wheres,):
+    several = wheres if isinstance(wheres, (list, tuple)) else (wheres,)
+    if not several or any(where is None for where in several):
+        raise ValueError(f"a set selects nothing at site {site!r}: give ji.at(...), or ji.at() for all of it")
+    for where in several:
         check_where(where, site, spec, geometry)
-        mask = np.ones((1,) * len(spec.axes), bool) if where.mask is None else np.asarray(where.mask)
-        for name in where.axes:
-            dim = spec.axis(name)
-            assert dim is not None
-            size = spec.shape(geometry.batch, geometry.pos)[dim]
-            chosen = np.asarray(
-                axis_mask(where, name, size, geometry.ends if name in ("pos", "query", "key") else None)
-            )
-            shape = [1] * len(spec.axes)
-            shape[dim] = size
-            if chosen.ndim == 2:
-                shape[spec.axes.index("batch")] = len(chosen)
-            mask = mask & chosen.reshape(shape)
-        union = union | mask
+        chosen = selection(where, spec, geometry)
+        union = union | (np.ones_like(union) if chosen is None else np.asarray(chosen))
     return union
 
 

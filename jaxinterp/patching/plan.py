@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxinterp.metrics import Metric
 from jaxinterp.model.sites import SiteSpec
-from jaxinterp.model.where import Geometry, PerExample
+from jaxinterp.model.where import Geometry, PerExample, prompt_columns
 from jaxinterp.patching.cells import Axis, Cells
 
 #: What a chunk of cells may take in memory unless the caller says otherwise.
@@ -64,8 +64,8 @@ def differing(
     dims = []
     for site, where in cells.wheres.items():
         spec = sites[site]
-        rows = next(i for i, axis in enumerate(spec.axes) if axis in ("pos", "query"))
         everything = tuple(range(len(spec.axes)))
+        rows = None if spec.row_axis is None else spec.axes.index(spec.row_axis)
         if where.mask is not None:
             kept: set[int | None] = {i for i in everything if where.mask.shape[i + 1] > 1}
         else:
@@ -80,7 +80,7 @@ def differing(
     live, first = np.zeros(len(cells), bool), []
     for site, (apart, by_row) in found.items():
         live |= _reached(cells, sites[site], site, apart)
-        first.append(int(np.argmax(by_row)) if by_row.any() else len(by_row))
+        first.append(0 if by_row.ndim == 0 else int(np.argmax(by_row)) if by_row.any() else len(by_row))
     return live, min(first)
 
 
@@ -119,15 +119,15 @@ def starts(cells: Cells, sites: Mapping[str, SiteSpec]) -> tuple[np.ndarray, np.
     layers, rows = np.full(len(cells), np.iinfo(int).max), np.full(len(cells), np.iinfo(int).max)
     for site, where in cells.wheres.items():
         spec = sites[site]
-        row = next(i for i, axis in enumerate(spec.axes) if axis in ("pos", "query"))
+        assert spec.row_axis is not None  # as every site of a model that can be resumed
         depth = next(s.sizes[0] for s in sites.values() if s.per_layer)
         assert depth is not None
         if where.mask is not None:
             first_layer = _first_of_mask(where.mask, 1) if spec.per_layer else np.full(len(cells), depth)
-            first_row = _first_of_mask(where.mask, 1 + row)
+            first_row = _first_of_mask(where.mask, 1 + spec.axes.index(spec.row_axis))
         else:
             first_layer = _first_of_axes(cells, "layer") if spec.per_layer else np.full(len(cells), depth)
-            first_row = _first_of_axes(cells, "query" if "query" in spec.axes else "pos")
+            first_row = _first_of_axes(cells, spec.row_axis)
         layers, rows = np.minimum(layers, first_layer), np.minimum(rows, first_row)
     return layers, rows
 
@@ -163,12 +163,8 @@ def confined(cells: Cells) -> bool:
 
 def metric_span(metric: Metric, geometry: Geometry) -> tuple[int, int]:
     """(first, last) column of the prompts that a metric reads, over all of them."""
-    wanted = metric.positions.index if isinstance(metric.positions, PerExample) else metric.positions
-    wanted = (
-        np.asarray(wanted).reshape(geometry.batch, -1) if isinstance(metric.positions, PerExample) else wanted[None]
-    )
-    ends = geometry.pos if geometry.ends is None else np.asarray(geometry.ends)
-    columns = np.where(wanted < 0, wanted + ends, wanted)
+    whole = np.ones((geometry.batch, geometry.pos), bool)
+    columns = prompt_columns(metric.positions, whole if geometry.mask is None else np.asarray(geometry.mask))
     return int(columns.min()), int(columns.max())
 
 
@@ -189,8 +185,8 @@ def make_plan(
       apart: chunks may not mix start layers.
       bytes_per_row: memory of one position of one cell (all prompts).
     """
-    if max_bytes is not None and max_bytes <= 0:
-        raise ValueError(f"max_bytes must be positive, got {max_bytes}")
+    if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes <= 0):
+        raise ValueError(f"max_bytes must be a positive int, got {max_bytes!r}")
     budget = DEFAULT_BYTES if max_bytes is None else max_bytes
     chunks: list[Chunk] = []
     buckets = bucket_starts(rows, n_pos)

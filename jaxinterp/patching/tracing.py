@@ -13,7 +13,7 @@ from jaxinterp.model.interventions import Interventions, add, joined
 from jaxinterp.model.sites import SiteSpec, check_site
 from jaxinterp.model.where import Geometry, Where, at, selection
 from jaxinterp.patching.activation import check_run
-from jaxinterp.patching.cells import grid
+from jaxinterp.patching.cells import grid, joint_sets
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.engine import observe, patched_values
 from jaxinterp.patching.plain import captured, metric_values
@@ -30,6 +30,7 @@ def causal_tracing(
     site: str = "resid_post",
     over: Sequence[str] = ("layer", "pos"),
     window: int = 1,
+    sets: Any = None,
     noise: float | str = "3sigma",
     num_samples: int = 10,
     metric: Metric | None = None,
@@ -37,6 +38,7 @@ def causal_tracing(
     per_example: bool = False,
     mask: Any = None,
     base_interventions: Interventions | None = None,
+    source_interventions: Interventions | None = None,
     mesh: jax.sharding.Mesh | None = None,
     max_bytes: int | None = None,
     progress: bool | None = None,
@@ -51,11 +53,14 @@ def causal_tracing(
       subject: the subject's positions: `ji.at(pos=...)`, an int, a slice, ints, or `ji.per_example(int[batch, n])`.
       key: of the noise; consumed.
       site: what is restored; "mlp_out" or "attn_out" in windows, "resid_post" singly, in the paper.
+      sets: joint restorations instead of `over`, as in `activation_patching` (sets of neurons, say).
       window: layers restored together around each centre (`ji.layer_windows`); 1 is a single layer.
       noise: standard deviation: a number (0.1 in the paper's code), or "3sigma", three times that of the subject
         tokens' embeddings (the paper's text).
       num_samples: draws of the noise.
       metric: by default the probability of the clean run's most likely next token.
+      base_interventions: edits under which the noised runs stand, and the clean one unless it has its own,
+        `source_interventions`.
       Others as in `activation_patching`.
 
     Returns:
@@ -69,26 +74,39 @@ def causal_tracing(
     """
     base = as_prompts(base, mask)
     check_site(model.sites, site)
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
+    if not isinstance(window, int) or window < 1:
+        raise ValueError(f"window must be an int of at least 1, got {window!r}")
+    if noise != "3sigma" and (isinstance(noise, str) or not 0 <= noise < float("inf")):
+        raise ValueError(f"noise must be a standard deviation or '3sigma', got {noise!r}")
+    if key is None:
+        raise ValueError("noise is drawn at random: give key=jax.random.key(seed)")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     where = subject if isinstance(subject, Where) else at(pos=subject)
+    if "pos" not in where.axes:
+        raise ValueError("subject= selects no positions: give ji.at(pos=...), or the positions themselves")
     edits = joined(base_interventions)
     clean_metric = metric or prob(_top_token(model, params, base, edits))
     geometry = check_run(model, base, joined(edits, {"embed": add(np.zeros((1, 1, 1)), where)}), clean_metric)
-    cells = grid(model.sites, (site,), over, geometry, base.roles, window)
+    if sets is None:
+        cells = grid(model.sites, (site,), over, geometry, base.roles, window)
+    elif window > 1:
+        raise ValueError("give sets= or window=, not both: a set names its own layers")
+    else:
+        cells = joint_sets(model.sites, (site,), sets, geometry)
+    names = tuple(cells.wheres)
 
     run = Prompts(base.tokens, base.mask)
-    cache = captured(model, params, run, edits, ("embed", site))
-    embedded = cache["embed"]
+    clean_edits = edits if source_interventions is None else joined(source_interventions)
+    embedded = captured(model, params, run, edits, ("embed",))["embed"]
+    cache = captured(model, params, run, clean_edits, names)
     sigma = 3 * _subject_deviation(embedded, where, base) if noise == "3sigma" else float(noise)
-    clean = np.asarray(metric_values(model, params, run, edits, clean_metric))
+    clean = np.asarray(metric_values(model, params, run, clean_edits, clean_metric))
     restored, noised = np.zeros((len(cells), geometry.batch)), np.zeros(geometry.batch)
     for draw in jax.random.split(key, num_samples):
         drawn = sigma * jax.random.normal(draw, embedded.shape, embedded.dtype)
         corrupt = joined(edits, {"embed": add(drawn, where)})
-        observed = observe(model, params, base, corrupt, clean_metric, (site,))
+        observed = observe(model, params, base, corrupt, clean_metric, names)
         noised = noised + observed[2] / num_samples
         edited = patched_values(
             model, params, base, corrupt, observed, cache, cells, clean_metric,

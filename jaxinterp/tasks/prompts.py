@@ -1,6 +1,7 @@
 """Prompts as arrays: tokens, the mask that tells padding, and named positions."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxinterp.tasks.pairs import PromptPair
 
 @struct.dataclass
 class Prompts:
-    """A batch of prompts; accepted wherever tokens are.
+    """A batch of prompts; every technique takes it in place of tokens.
 
     Attributes:
       tokens: int[batch, pos].
@@ -36,7 +37,7 @@ class Prompts:
 
     def __getitem__(self, chosen: Any) -> "Prompts":
         """The chosen prompts (a slice or an index array), padding kept."""
-        rows = np.arange(len(self))[chosen]
+        rows = np.atleast_1d(np.arange(len(self))[chosen])
         part = jax.tree.map(lambda leaf: leaf[rows], self)
         return dataclasses.replace(part, strings=None if self.strings is None else tuple(self.strings[i] for i in rows))
 
@@ -54,6 +55,14 @@ class TokenPairs:
     corrupted: Prompts
     correct: Any
     wrong: Any
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+    def __getitem__(self, chosen: Any) -> "TokenPairs":
+        """The chosen pairs (a slice or an index array)."""
+        rows = np.atleast_1d(np.arange(len(self))[chosen])
+        return TokenPairs(self.clean[rows], self.corrupted[rows], self.correct[rows], self.wrong[rows])
 
 
 def as_prompts(prompts: Any, mask: Any = None) -> Prompts:
@@ -82,29 +91,37 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np
     return tokens, None if mask.all() else mask
 
 
-def single_token(tokenizer: Tokenizer, text: str, *, after: str = "") -> int:
-    """The id of a text that is one token.
+def answer_token(tokenizer: Tokenizer, prompt: str, answer: str) -> int:
+    """The id of an answer as it stands behind a prompt: with the space before it where the tokenizer keeps that.
 
     Raises:
-      ValueError: it is not; says how it splits, and what to do.
+      ValueError: it is not one token there; says how it splits, and what to do.
     """
-    for candidate in (text, f" {text}") if not text.startswith(" ") else (text,):
-        encoding = tokenizer.encode(candidate, add_special_tokens=False)
-        unknown = tokenizer.token_to_id("<unk>")
-        if len(encoding.ids) == 1 and encoding.ids[0] != unknown:
-            return encoding.ids[0]
-    pieces = tokenizer.encode(text, add_special_tokens=False).tokens
-    raise ValueError(
-        f"the answer {text!r} is not one token: it splits into {pieces}; "
-        "pick a one-token answer, or score several tokens with ji.cross_entropy"
-    )
+    behind = answer if answer[:1].isspace() else f" {answer}"
+    before, whole = (tokenizer.encode(text, add_special_tokens=False) for text in (prompt, prompt + behind))
+    pieces = whole.ids[len(before.ids) :]
+    if whole.ids[: len(before.ids)] != before.ids or len(pieces) != 1 or pieces[0] in _unknown_ids(tokenizer):
+        raise ValueError(
+            f"the answer {answer!r} is not one token behind {prompt!r}: it splits into "
+            f"{whole.tokens[len(before.ids) :] or whole.tokens}; pick a one-token answer, or score several tokens "
+            "with ji.cross_entropy"
+        )
+    return pieces[0]
+
+
+def _unknown_ids(tokenizer: Tokenizer) -> set[int]:
+    """The ids that stand for words the tokenizer does not know."""
+    return {i for i in map(tokenizer.token_to_id, ("<unk>", "[UNK]", "<UNK>")) if i is not None}
 
 
 def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPairs:
     """Pairs of texts as aligned arrays: padded on the right, named words as token positions (their last token).
 
+    A role that only some pairs have is no role of the batch.
+
     Raises:
-      ValueError: a pair whose texts differ in length, an answer that is not one token, a role in some pairs only.
+      ValueError: a pair whose texts differ in length, a word the tokenizer does not know, an answer that is not one
+        token.
 
     Example:
       >>> _, _, tokenizer = ji.load("english")
@@ -116,7 +133,13 @@ def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPa
         raise ValueError("empty prompt: no pairs at all")
     pad_id = tokenizer.token_to_id("<pad>") or 0
     encoded = {side: tokenizer.encode_batch([getattr(p, side) for p in pairs]) for side in ("clean", "corrupted")}
+    unknown = _unknown_ids(tokenizer)
     for number, (clean, corrupted) in enumerate(zip(*encoded.values(), strict=True)):
+        for side, encoding in (("clean", clean), ("corrupted", corrupted)):
+            for token, span in zip(encoding.ids, encoding.offsets, strict=True):
+                if token in unknown:
+                    word = getattr(pairs[number], side)[slice(*span)]
+                    raise ValueError(f"pair {number}: the tokenizer does not know {word!r}, in the {side} prompt")
         if len(clean.ids) != len(corrupted.ids):
             raise ValueError(
                 f"pair {number}: clean has {len(clean.ids)} tokens, corrupted has {len(corrupted.ids)}; "
@@ -134,7 +157,7 @@ def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPa
         tokens, mask = pad([e.ids for e in encodings], pad_id)
         sides[side] = Prompts(tokens, mask, roles, tuple(tuple(e.tokens) for e in encodings))
     answers = {
-        side: np.array([single_token(tokenizer, getattr(p, side)) for p in pairs], np.int32)
+        side: np.array([answer_token(tokenizer, p.clean, getattr(p, side)) for p in pairs], np.int32)
         for side in ("correct", "wrong")
     }
     return TokenPairs(sides["clean"], sides["corrupted"], answers["correct"], answers["wrong"])
@@ -142,9 +165,7 @@ def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPa
 
 def _token_of_word(encoding: Any, text: str, word: int) -> int:
     """The last token of a text's `word`-th whitespace-separated word."""
-    words = text.split()
-    start = len(" ".join(words[:word])) + (word > 0)
-    end = start + len(words[word])
+    start, end = [match.span() for match in re.finditer(r"\S+", text)][word]
     inside = [
         i for i, (a, b) in enumerate(encoding.offsets) if not encoding.special_tokens_mask[i] and a < end and b > start
     ]

@@ -62,6 +62,19 @@ def test_prompts_from_files_and_from_the_command_line(tmp_path, capsys):
     np.testing.assert_array_equal(results[0], results[2])
 
 
+def test_cells_of_a_csv_keep_their_line_breaks(tmp_path):
+    (tmp_path / "pairs.csv").write_text(",".join(PAIR) + '\n"a x\nb y",c d e f,g,h\n')
+    assert ji.read_pairs(tmp_path / "pairs.csv")[0].clean == "a x\nb y"
+
+
+def test_a_single_effect_can_be_saved(small, tmp_path):
+    model, params, tokens = small
+    effect = ji.evaluate(model, params, tokens, {"z": ji.zero()}, metric=ji.logit_diff(1, 2))
+    labelled, table = ji.save_effects(effect, tmp_path)
+    assert float(xr.load_dataarray(labelled)) == float(effect)
+    assert len(table.read_text().splitlines()) == 2
+
+
 def test_models_and_sites(capsys):
     assert main(["models"]) == 0
     assert "english" in capsys.readouterr().out
@@ -83,6 +96,8 @@ ROWS = {
     "lengths": ("pairs.jsonl", json.dumps({**PAIR, "clean": "monday"}), "line 1: .*1 words and corrupted 3"),
     "empty": ("pairs.jsonl", "\n", "holds no prompts"),
     "header": ("pairs.csv", "clean,corrupted,correct\na,b,c\n", "line 1: the header lacks 'wrong'"),
+    "field twice": ("pairs.jsonl", '{"clean": "a", "clean": "b"}', "line 1: 'clean' stands twice"),
+    "column twice": ("pairs.csv", ",".join(PAIR) + ",clean\n", "line 1: 'clean' stands twice in the header"),
     "columns": ("pairs.csv", ",".join(PAIR) + "\na,b,c\n", "line 2: expected 4 fields"),
     "suffix": ("pairs.txt", "x", "end in .jsonl or .csv"),
     "encoding": ("pairs.jsonl", b"\xff\xfe\x00", "not UTF-8"),
@@ -110,6 +125,10 @@ ERRORS = {
     "answer": (
         [x for k, v in (PAIR | {"correct": "thursdays"}).items() for x in (f"--{k}", v)],
         "the answer 'thursdays' is not one token",
+    ),
+    "unknown word": (
+        [x for k, v in (PAIR | {"clean": "monday tuesday zzyx"}).items() for x in (f"--{k}", v)],
+        "pair 0: the tokenizer does not know 'zzyx', in the clean prompt",
     ),
 }
 

@@ -48,6 +48,9 @@ EDITS = {
     "scalar value": ({"z": ji.add(1.0)}, r"the value has shape \(\), expected"),
     "NaN value": ({"z": ji.replace(np.where(Z == 0, np.nan, Z))}, "holds 1152 NaN or infinite entries of 1152"),
     "inf value": ({"z": ji.add(Z + np.inf)}, "NaN or infinite"),
+    "slice beyond": ({"z": ji.zero(at(pos=slice(10, 20)))}, "pos= slice.* selects none of the 6 entries"),
+    "complex value": ({"z": ji.add(Z * 1j)}, "the value must be real numbers, got complex"),
+    "short direction": ({"z": ji.project_out(np.ones((1, 1, 1, 1, 1)))}, "its last axis is 8"),
     "direction": ({"z": ji.project_out(np.ones(7))}, r"direction has shape \(7,\), expected \(8,\)"),
 }
 
@@ -73,10 +76,12 @@ COORDINATES = {
     "bool": ({"layer": True}, "layer= expects ints"),
     "text": ({"pos": "END"}, "pos= expects ints"),
     "matrix": ({"head": np.zeros((2, 2), int)}, "head= expects an int, int"),
-    "empty": ({"head": []}, "head= is an empty list"),
+    "empty": ({"head": []}, "head= is empty"),
     "per_example layer": ({"layer": ji.per_example([0])}, "layer= cannot be per_example"),
     "negative step": ({"pos": slice(None, None, -1)}, "steps must be positive"),
     "object": ({"pos": object()}, "pos= expects ints"),
+    "empty array": ({"head": np.zeros(0, int)}, "head= is empty"),
+    "slice of floats": ({"pos": slice(0.5, 2.5)}, "bounds must be plain ints"),
 }
 
 
@@ -85,6 +90,44 @@ def test_bad_coordinates(case):
     kwargs, message = COORDINATES[case]
     with pytest.raises((ValueError, TypeError), match=message):
         at(**kwargs)
+
+
+MAKING = {
+    "NaN scale": (lambda: ji.scale(float("nan")), "c must be finite, got nan"),
+    "inf lerp": (lambda: ji.lerp(Z, float("inf")), "t must be finite"),
+    "no number": (lambda: ji.scale(None), "c must be a number, got None"),
+    "not a scalar": (lambda: ji.scale(np.ones(2)), r"c must be a scalar, got shape \(2,\)"),
+    "zero direction": (lambda: ji.project_out(np.zeros(8)), "zero vector"),
+    "a layer's zero direction": (
+        lambda: ji.project_out(np.eye(2, 8).reshape(2, 1, 1, 1, 8) * [[[[[1]]]], [[[[0]]]]]),
+        "zero vector",
+    ),
+    "NaN direction": (lambda: ji.replace_along(np.full(8, np.nan), Z), "direction holds NaN"),
+    "no function": (lambda: ji.apply_fn(3), "apply_fn expects a function"),
+}
+
+
+@pytest.mark.parametrize("case", MAKING)
+def test_edits_that_cannot_be_meant(case):
+    make, message = MAKING[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+PADDED = {
+    "before a prompt's start": (at(pos=-4), r"pos=-4 is out of range for prompt 1: it has 3 tokens, columns 0 to 2"),
+    "in every prompt's padding": (at(pos=4, batch=[1, 2]), "pos=4 is out of range for prompt 1"),
+    "per example": (at(pos=ji.per_example([5, 2, 2])), "pos=2 is out of range for prompt 2: it has 2 tokens"),
+}
+
+
+@pytest.mark.parametrize("case", PADDED)
+def test_coordinates_outside_a_padded_prompt(small, case):
+    model, params, tokens = small
+    where, message = PADDED[case]
+    mask = np.arange(6) < np.array([[6], [3], [2]])
+    with pytest.raises(ValueError, match=message):
+        model.apply(params, tokens, {"z": ji.zero(where)}, mask=mask)
 
 
 TOKENS = {
@@ -135,6 +178,8 @@ CONFIGS = {
     "parallel": ({"parallel": True, "attn_only": True}, "parallel=True needs an MLP"),
     "dropout": ({"attn_dropout": 1.5}, "attn_dropout must lie in"),
     "no dropout": ({"attn_dropout": None}, "attn_dropout must lie in"),
+    "not a boolean": ({"causal": "no"}, "causal must be True or False, got 'no'"),
+    "true window": ({"window": True}, "window must be at least 1"),
     "eps": ({"eps": "1e-5"}, "eps must be a positive number, got '1e-5'"),
     "base": ({"rotary_base": None}, "rotary_base must be a positive number"),
     "dtype": ({"dtype": "int32"}, "unknown dtype 'int32'"),
@@ -160,6 +205,9 @@ def test_bad_resumptions(small, monkeypatch):
         ({"z": ji.zero(at(layer=1))}, {"start_layer": 1, "start_pos": 2}, "reaches pos 0"),
         ({"z": ji.zero(at(layer=1, pos=slice(1, 3)))}, {"start_layer": 1, "start_pos": 2}, "reaches pos 1"),
         ({"embed": ji.zero()}, {"start_layer": 0}, "'embed' lies before every block"),
+        ({}, {"start_layer": 0, "start_pos": 3, "positions": [1]}, "reads position 1 of prompt 0.*rows start at 3"),
+        ({}, {"start_layer": 0, "positions": 99}, "reads position 99 of prompt 0"),
+        ({}, {"start_layer": 0, "positions": -1, "columns": [50]}, "columns= reads 50 to 50 of 50 columns"),
     ]
     for edits, start, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -138,12 +138,14 @@ def test_traced_coordinates_out_of_range_select_nothing_and_are_counted(small):
 def test_captures_keep_only_what_is_asked_for(small, cache):
     model, params, tokens = small
     wheres = {
-        "z": (ji.at(layer=[1], head=[3, 0], pos=-1), np.s_[[1]][0:1]),
-        "pattern": (ji.at(head=2, query=slice(2, 4)), None),
-        "mlp_post": (ji.at(layer=-1, neuron=[5, 7]), None),
-        "resid_post": (ji.at(pos=ji.per_example([[0, 1], [2, 3], [4, 5]])), None),
+        "z": ji.at(layer=[1], head=[3, 0], pos=-1),
+        "pattern": ji.at(head=2, query=slice(2, 4)),
+        "mlp_post": ji.at(layer=-1, neuron=[5, 7]),
+        "resid_post": ji.at(pos=ji.per_example([[0, 1], [2, 3], [4, 5]])),
+        "k": ji.at(head=np.array([True, False, True, False])),
     }
-    _, kept = model.apply(params, tokens, capture={name: where for name, (where, _) in wheres.items()})
+    _, kept = model.apply(params, tokens, capture=wheres)
+    np.testing.assert_allclose(kept["k"], cache["k"][:, :, :, [0, 2]], atol=1e-5)
     np.testing.assert_allclose(kept["z"], cache["z"][1:2][:, :, 5:6][:, :, :, [3, 0]], atol=1e-5)
     np.testing.assert_allclose(kept["pattern"], cache["pattern"][:, :, 2:3, 2:4], atol=1e-6)
     np.testing.assert_allclose(kept["mlp_post"], cache["mlp_post"][1:, :, :, [5, 7]], atol=1e-5)
@@ -174,6 +176,20 @@ def test_place_is_the_inverse_of_a_compact_capture(small, cache, site, where):
         assert (np.asarray(full)[~close] == 0).all()
     with pytest.raises(ValueError, match="compact has shape"):
         ji.place(np.zeros((1, 2, 3)), where, like=cache[site])
+
+
+def test_placing_in_padded_prompts(small):
+    model, params, tokens = small
+    mask = np.arange(6) < np.array([[6], [4], [2]])
+    where = ji.at(layer=0, pos=-1)
+    _, kept = model.apply(params, tokens, capture={"z": where}, mask=mask)
+    plain, cache = model.apply(params, tokens, capture=("z",), mask=mask)
+    value = ji.place(kept["z"], where, like=cache["z"], mask=mask)
+    again, _ = model.apply(params, tokens, {"z": ji.replace(value, where)}, mask=mask)
+    np.testing.assert_allclose(again, plain, atol=1e-4)
+    square = np.zeros((2, 3, 4, 4, 4))  # heads by position, or a pattern: both are four by four by four
+    with pytest.raises(ValueError, match="could be heads by position or an attention pattern"):
+        ji.place(square, ji.at(head=[2, 1, 0, 3]), like=square)
 
 
 def test_edits_are_pytrees(small, other):

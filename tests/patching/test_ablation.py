@@ -65,6 +65,22 @@ def test_resampling_draws_whole_prompts(small):
     np.testing.assert_array_equal(several, again)
 
 
+def test_one_draw_for_all_sites_or_one_for_each(small):
+    """Whole prompts are drawn: patching every layer's stream, or the first one's, from the same draw is the same run."""
+    model, params, tokens = small
+    reference = jax.random.randint(jax.random.key(9), (30, 6), 0, 50)
+    run = {"metric": METRIC, "per_example": True, "kind": "resample", "key": KEY, "reference": reference}
+    shared = ji.ablation(
+        model, params, tokens, sets=[{"resid_pre": ji.at(layer=0), "resid_post": ji.at(layer=1)}], **run
+    )
+    one = ji.ablation(model, params, tokens, sets=[{"resid_post": ji.at(layer=1)}], **run)
+    np.testing.assert_allclose(shared, one, atol=1e-4)
+    sets = [{"z": ji.at(), "mlp_out": ji.at()}]
+    apart = ji.ablation(model, params, tokens, sets=sets, independent=True, **run)
+    together = ji.ablation(model, params, tokens, sets=sets, **run)
+    assert not np.allclose(apart, together, atol=1e-3)
+
+
 def test_resampling_respects_lengths(small):
     model, params, tokens = small
     mask = np.arange(6) < np.array([[6], [4], [4]])
@@ -97,6 +113,13 @@ ERRORS = {
     "kind": ({"kind": "means"}, r"unknown kind 'means'; did you mean 'mean'\?"),
     "sigma": ({"kind": "noise", "key": KEY}, "needs sigma="),
     "key": ({"kind": "resample"}, "give key="),
+    "NaN sigma": ({"kind": "noise", "sigma": np.nan, "key": KEY}, "needs sigma="),
+    "unused reference": (
+        {"kind": "zero", "reference": np.ones((2, 6), int)},
+        "reference= means nothing for kind='zero'",
+    ),
+    "unused sigma": ({"kind": "mean", "sigma": 1.0}, "sigma= means nothing for kind='mean'"),
+    "unused samples": ({"num_samples": 3}, "num_samples= means nothing for kind='zero'"),
     "samples": ({"kind": "resample", "key": KEY, "num_samples": 0}, "num_samples must be at least 1"),
     "length": ({"kind": "mean", "reference": np.ones((2, 4), int)}, "base has 6 positions, reference has 4"),
     "empty": ({"kind": "mean", "reference": np.ones((0, 6), int)}, "empty prompt"),

@@ -145,6 +145,80 @@ def test_edited_base_and_source_runs(pair):
     assert effects.attrs["base_metric"] == pytest.approx(value(model, params, base, base_edits).mean(), abs=1e-4)
 
 
+def test_normalising_by_prompt_and_renormalised_patterns(pair):
+    model, params, base, source = pair
+    run = {"site": "pattern", "over": ("layer", "head", "query", "key"), "metric": METRIC, "per_example": True}
+    each = ji.activation_patching(model, params, base, source, normalize="per_prompt", **run)
+    raw = ji.activation_patching(model, params, base, source, **run)
+    np.testing.assert_allclose(each * (value(model, params, source) - value(model, params, base)), raw, atol=1e-4)
+    scaled = ji.activation_patching(model, params, base, source, renormalise=True, **run)
+    _, cache = model.apply(params, source, capture=("pattern",))
+    where = ji.at(layer=0, head=1, query=5, key=2)
+    rows = ji.apply_fn(lambda p: p / p.sum(axis=-1, keepdims=True))
+    expected = value(model, params, base, {"pattern": (ji.replace(cache["pattern"], where), rows)})
+    found = scaled.sel(layer=0, head=1, query=5, key=2)
+    np.testing.assert_allclose(found, expected - value(model, params, base), atol=1e-4)
+    assert not np.allclose(found, raw.sel(layer=0, head=1, query=5, key=2), atol=1e-6)
+
+
+def test_roles_of_padded_prompts(pair):
+    model, params, base, source = pair
+    mask = np.arange(6) < np.array([[6], [4], [3]])
+    run = {"site": "resid_post", "metric": METRIC, "mask": mask, "per_example": True}
+    roles = {"END": [-1, -1, -1], "third": [2, 2, 2]}
+    named = ji.activation_patching(model, params, base, source, over=("layer", "role"), roles=roles, **run)
+    by_pos = ji.activation_patching(model, params, base, source, over=("layer", "pos"), **run)
+    for prompt, end in enumerate((5, 3, 2)):
+        found = named.sel(role="END").isel(batch=prompt)
+        np.testing.assert_allclose(found, by_pos.sel(pos=end).isel(batch=prompt), atol=1e-5)
+    for bad, message in (
+        ([-1, -1, -4], "pos=-4 is out of range for prompt 2"),
+        ([4, 4, 4], "pos=4 .* for prompt 2|pos=4 .* for prompt 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ji.activation_patching(model, params, base, source, over=("role",), roles={"A": bad}, **run)
+
+
+def test_a_model_with_run_and_resume_of_its_own(pair):
+    """The signatures of the protocol are enough for sweeps to start at the patched layer."""
+    import dataclasses
+    from typing import Any
+
+    model, params, base, source = pair
+    resumed = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Wrapped:
+        inner: Any
+
+        @property
+        def sites(self):
+            return self.inner.sites
+
+        def apply(self, params, tokens, interventions=None, *, capture=(), mask=None):
+            return self.inner.apply(params, tokens, interventions, capture=capture, mask=mask)
+
+        def run(self, params, tokens, *, mask=None):
+            return self.inner.run(params, tokens, mask=mask)
+
+        def resume(self, params, run, interventions=None, *, start_layer, start_pos=0, capture=(), positions=None):
+            resumed.append(start_layer)
+            return self.inner.resume(
+                params,
+                run,
+                interventions,
+                start_layer=start_layer,
+                start_pos=start_pos,
+                capture=capture,
+                positions=positions,
+            )
+
+    run = {"site": "z", "over": ("layer", "head"), "metric": METRIC}
+    effects = ji.activation_patching(Wrapped(model), params, base, source, **run)
+    np.testing.assert_allclose(effects, ji.activation_patching(model, params, base, source, **run), atol=1e-4)
+    assert resumed
+
+
 def test_evaluate_is_the_effect_of_any_edits(pair):
     model, params, base, _ = pair
     edits = {"z": ji.zero(ji.at(layer=0)), "mlp_out": ji.scale(0.1)}
@@ -191,9 +265,7 @@ def test_a_minimal_model_of_ones_own():
     table = {}
     for kind in ("AND", "OR"):
         for name, base, source in (("denoising", off, on), ("noising", on, off)):
-            effects = ji.activation_patching(
-                Gate(kind), {"w": jnp.zeros(1)}, base, source, site="input", over=("pos",), metric=metric
-            )
+            effects = ji.activation_patching(Gate(kind), None, base, source, site="input", over=("pos",), metric=metric)
             table[kind, name] = effects.values.tolist()
     assert table == {
         ("AND", "denoising"): [0, 0],
@@ -246,11 +318,17 @@ ERRORS = {
     "role out of range": ({"over": ("role",), "roles": {"END": [1, 2, 6]}}, "pos=6 is out of range"),
     "role shape": ({"over": ("role",), "roles": {"END": [1, 2]}}, "role 'END' must be int"),
     "empty sets": ({"sets": []}, "sets is empty"),
+    "one where as sets": ({"sets": ji.at(layer=0)}, "sets must be a list"),
+    "an empty set": ({"sets": [[]]}, "a set selects nothing at site 'z'"),
+    "renormalise": ({"renormalise": True}, "renormalise=True is for site 'pattern'"),
+    "normalize": ({"normalize": "each"}, "normalize must be False, True or 'per_prompt'"),
+    "mesh": ({"mesh": "cpu"}, "mesh must be a jax.sharding.Mesh"),
+    "metric capture": ({"metric": ji.Metric(len, capture={"z": ji.at(layer=9)})}, "layer=9 is out of range"),
     "set out of range": ({"sets": [ji.at(layer=9)]}, "layer=9 is out of range"),
     "metric": ({"metric": len}, "expects a ji.Metric"),
     "metric batch": ({"metric": ji.logit_diff([1], [2])}, "must lead with batch = 3"),
     "metric position": ({"metric": ji.logit_diff(1, 2, pos=6)}, "metric reads position 6 of prompt 0"),
-    "max_bytes": ({"max_bytes": 0}, "max_bytes must be positive"),
+    "max_bytes": ({"max_bytes": 0}, "max_bytes must be a positive int"),
     "base edits": ({"base_interventions": {"zz": ji.zero()}}, "unknown site 'zz'"),
 }
 

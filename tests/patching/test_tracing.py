@@ -31,6 +31,16 @@ def test_restoring_in_a_noised_run(small, window, layers):
     assert (effects.sel(pos=0) == 0).all(), "positions before the subject hold what they held"
 
 
+def test_restoring_sets_of_neurons(small):
+    model, params, tokens = small
+    run = {"subject": 1, "key": KEY, "noise": 0.7, "num_samples": 2, "site": "mlp_post"}
+    sets = {"few": ji.at(layer=1, neuron=[3, 5]), "all": ji.at(layer=1)}
+    by_set = ji.causal_tracing(model, params, tokens, sets=sets, **run)
+    by_layer = ji.causal_tracing(model, params, tokens, over=("layer",), **run)
+    np.testing.assert_allclose(by_set.sel(set="all"), by_layer.sel(layer=1), atol=1e-6)
+    assert float(by_set.sel(set="few")) != float(by_set.sel(set="all"))
+
+
 def test_three_sigma_is_of_the_subjects_embeddings(small):
     model, params, tokens = small
     _, cache = model.apply(params, tokens, capture=("embed",))
@@ -55,5 +65,12 @@ def test_bad_arguments(small):
         ji.causal_tracing(model, params, tokens, subject=6, key=KEY)
     with pytest.raises(ValueError, match="needs 'layer' in over"):
         ji.causal_tracing(model, params, tokens, subject=1, key=KEY, window=3, over=("pos",))
+    for subject, noise, message in (
+        (ji.at(), 1.0, "selects no positions"),
+        (1, "5sigma", "noise must"),
+        (1, -1.0, "noise must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ji.causal_tracing(model, params, tokens, subject=subject, noise=noise, key=KEY)
     with pytest.raises(ValueError, match="window must"):
         ji.causal_tracing(model, params, tokens, subject=1, key=KEY, window=0)
