@@ -174,7 +174,7 @@ def test_a_padded_batch_is_each_prompt_alone(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_identity_over_many_architectures(check):
-    @budget(250)
+    @budget(100)
     @given(config=configs(), side=sides)
     def holds(config, side):
         with jax.enable_x64(True):
@@ -185,7 +185,7 @@ def test_identity_over_many_architectures(check):
 
 
 @pytest.mark.slow
-@budget(100)
+@budget(60)
 @given(config=configs())
 def test_padding_over_many_architectures(config):
     with jax.enable_x64(True):

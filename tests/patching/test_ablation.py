@@ -66,7 +66,7 @@ def test_resampling_draws_whole_prompts(small):
 
 
 def test_one_draw_for_all_sites_or_one_for_each(small):
-    """Whole prompts are drawn: patching every layer's stream, or the first one's, from the same draw is the same run."""
+    """Whole prompts are drawn: whatever else is patched from the same draw, the last stream decides."""
     model, params, tokens = small
     reference = jax.random.randint(jax.random.key(9), (30, 6), 0, 50)
     run = {"metric": METRIC, "per_example": True, "kind": "resample", "key": KEY, "reference": reference}

@@ -90,7 +90,7 @@ def test_the_engine_equals_the_plain_path(**drawn):
 
 
 @pytest.mark.slow
-@budget(400)
+@budget(150)
 @given(**sweeps())
 def test_the_engine_equals_the_plain_path_over_many_architectures(**drawn):
     with jax.enable_x64(True):
