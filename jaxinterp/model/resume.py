@@ -69,12 +69,12 @@ def branched(
 
     Unchecked: what an edit selects before the start is left as it was in the run. The layer that is edited runs apart
     from those that follow, which then need no edits of their own; the last block computes just the rows that are read.
+    If `run.cache` holds "z", the run has no edits of its own, and no site before `z` is edited, then the edited block
+    starts behind its heads.
 
     Args:
       start_layer: the edited layer, 0 to n_layers - 1; int or traced.
       positions: where logits are read; not None.
-    If `run.cache` holds "z", the run has no edits of its own, and no site before `z` is edited, then the edited block
-    starts behind its heads.
     """
     names = list(sites)
     behind = all(names.index(site) >= names.index("z") for site in edits)

@@ -120,6 +120,10 @@ def evaluate(
 ) -> xr.DataArray:
     """The effect of any set of edits at once (the ablation of a circuit's complement, say).
 
+    Args:
+      base: tokens int[batch, pos] or `ji.Prompts`.
+      interventions: as in `model.apply`; they come after `base_interventions`.
+
     Returns:
       A labelled scalar (or [batch] if `per_example`): metric of the edited run - metric of the base run, the two
       themselves in `.attrs` as `edited_metric` and `base_metric`.
