@@ -53,7 +53,7 @@ def check_sweep(config, side, site, axes, metric, standing, max_bytes, roles, fi
     run = {
         "site": site, "over": over, "metric": metrics[metric], "mask": mask,
         "max_bytes": max_bytes, "per_example": True,
-        "roles": {"early": [1, 2, 3], "END": [-1, -1, -1]},
+        "roles": {"early": [1, 2, 3] if side == "left" else [1, 2, 2], "END": [-1, -1, -1]},
         "base_interventions": {"attn_out": ji.scale(0.7, ji.at(layer=0))} if standing & 1 else None,
         "source_interventions": {"resid_pre": ji.scale(1.2, ji.at(layer=0))} if standing & 2 else None,
     }  # fmt: skip
