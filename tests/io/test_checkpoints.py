@@ -1,3 +1,4 @@
+import contextlib
 import json
 import resource
 import shutil
@@ -260,29 +261,33 @@ def test_save_refuses_what_cannot_be_read_back(tmp_path, edit, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file can grow beyond 1 kB; the weights of SMALL take more."""
+    """No file can grow beyond 1 kB; the weights of SMALL take more.
+
+    Only around the call itself: the test runner's own output may be going to a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_full_disk_leaves_nothing_behind(tmp_path):
     model = Transformer(SMALL)
-    with pytest.raises(OSError, match=r"cannot save a model to .*model: .*too large"):
-        save(tmp_path / "new" / "model", model, draw(SMALL))
+    params = draw(SMALL)
+    with pytest.raises(OSError, match=r"cannot save a model to .*model: .*too large"), full_disk():
+        save(tmp_path / "new" / "model", model, params)
     assert not list(tmp_path.iterdir())
 
 
-def test_failed_save_keeps_the_checkpoint_that_was_there(folder, request):
+def test_failed_save_keeps_the_checkpoint_that_was_there(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    request.getfixturevalue("full_disk")
-    model = Transformer(SMALL)
-    with pytest.raises(OSError, match="cannot save a model"):
-        save(folder, model, draw(SMALL, seed=9))
+    model, params = Transformer(SMALL), draw(SMALL, seed=9)
+    with pytest.raises(OSError, match="cannot save a model"), full_disk():
+        save(folder, model, params)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
