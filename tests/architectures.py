@@ -1,7 +1,5 @@
 """Random tiny architectures, prompts and padding, for property-based tests."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,7 +97,3 @@ def masks(side):
     lengths = np.array([[POS], [4], [3]])
     columns = np.arange(POS)[None]
     return jnp.asarray(columns < lengths if side == "right" else columns >= POS - lengths)
-
-
-def in_float32(config):
-    return dataclasses.replace(config, dtype="float32")
