@@ -35,8 +35,9 @@ from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Where, at, per_example
 from jaxinterp.patching.ablation import ablation
-from jaxinterp.patching.activation import activation_patching, evaluate
+from jaxinterp.patching.activation import activation_patching, evaluate, plan_patching
 from jaxinterp.patching.cells import layer_windows
+from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tracing import causal_tracing
 from jaxinterp.plots import effects_heatmap
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
@@ -44,6 +45,7 @@ from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
 __all__ = [
     "Intervention",
     "Metric",
+    "Plan",
     "Prompts",
     "Run",
     "SiteSpec",
@@ -73,6 +75,7 @@ __all__ = [
     "partition",
     "per_example",
     "place",
+    "plan_patching",
     "prob",
     "project_out",
     "rank",

@@ -74,7 +74,8 @@ def test_low_floors_touch_no_files_and_nothing_imports_the_models():
             for name in names:
                 top = name.split(".")[0]
                 assert top not in ("models", "experiments", "pickle"), f"{path} imports {name}"
-                assert FLOORS[own] > 5 or top not in forbidden, f"{path} imports {name}"
+                keeps = path == PACKAGE / "patching" / "endurance.py"  # sweeps that outlive their process
+                assert FLOORS[own] > 5 or keeps or top not in forbidden, f"{path} imports {name}"
 
 
 def public():

@@ -78,8 +78,9 @@ def branched(
     """
     names = list(sites)
     behind = all(names.index(site) >= names.index("z") for site in edits)
-    z = run.cache.get("z") if behind and not run.interventions else None
-    standing = joined(run.interventions)
+    # edits of the embedding are behind us, and need not be made again
+    standing = {site: several for site, several in joined(run.interventions).items() if site != "embed"}
+    z = run.cache.get("z") if behind and not standing else None
     edited = _Blocks(config, sites, params, run, joined(standing, edits), {}, start_pos)
     after = _Blocks(config, sites, params, run, standing, {}, start_pos)
     x = _entering(run, start_layer, start_pos)

@@ -1,6 +1,8 @@
 """Ablation: take an activation's information away, and see what the metric loses."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +14,13 @@ from jaxinterp.metrics import Metric
 from jaxinterp.model.config import suggest
 from jaxinterp.model.interventions import Interventions, joined
 from jaxinterp.model.sites import SiteSpec
+from jaxinterp.model.where import Geometry
 from jaxinterp.patching.activation import check_run, check_tokens, choose_cells
+from jaxinterp.patching.batches import Batch, array_of, edits_of, prompts_of
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.engine import observe, patched_values
+from jaxinterp.patching.endurance import Folder
+from jaxinterp.patching.engine import Options, run_sweep, whole_forwards
+from jaxinterp.patching.nodes import Draw, node_sweep
 from jaxinterp.patching.plain import captured
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 
@@ -46,6 +52,7 @@ def ablation(
     mesh: jax.sharding.Mesh | None = None,
     max_bytes: int | None = None,
     progress: bool | None = None,
+    resume: Folder | None = None,
 ) -> xr.DataArray:
     """The effect of replacing activations by ones that carry nothing about the prompt, cell by cell.
 
@@ -90,9 +97,10 @@ def ablation(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     base = as_prompts(base, mask)
+    options = Options(mesh, max_bytes, progress, resume)
     geometry = check_run(model, base, base_interventions, metric)
     cells = choose_cells(model, geometry, site, sites, sets, over, roles or base.roles)
-    names = tuple(cells.wheres)
+    names = tuple(cells.masks)
     edits = joined(base_interventions)
     if pooled and any("key" in model.sites[name].axes for name in names):
         raise ValueError("pooled=True means over positions, and attention's keys are positions: use pooled=False")
@@ -101,49 +109,58 @@ def ablation(
         other = base if reference is None else as_prompts(reference)
         other_edits = joined(source_interventions)
         _check_reference(model, base, other, pooled and kind == "mean")
-    cache = {} if kind == "zero" else captured(model, params, Prompts(other.tokens, other.mask), other_edits, names)
+    keys = [None] if kind in ("zero", "mean") else list(jax.random.split(key, num_samples))  # type: ignore[arg-type]
+    means = _means(model, params, base, other, other_edits, metric, names, pooled) if kind == "mean" else {}
 
-    def edited(draw: Any) -> np.ndarray:
-        values = _values(kind, model.sites, names, cache, base, other, draw, pooled, sigma, independent)
-        return patched_values(
-            model, params, base, edits, observed, values, cells, metric,
-            mesh=mesh, max_bytes=max_bytes, progress=progress,
-        )  # fmt: skip
+    def draws(batch: Batch, prompts: Prompts, metric: Metric) -> list[Callable[[], Draw]]:
+        own = edits_of(edits, model.sites, batch, base)
 
-    draws = [None] if kind in ("zero", "mean") else list(jax.random.split(key, num_samples))  # type: ignore[arg-type]
-    observed = observe(model, params, base, edits, metric, names)
+        def values(key: Any) -> dict[str, jax.Array]:
+            if kind == "zero":
+                return {name: jnp.zeros((1,) * len(model.sites[name].axes)) for name in names}
+            if kind == "mean":
+                return {name: array_of(means[name], model.sites[name], batch) for name in names}
+            by_site = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+            if kind == "noise":
+                assert sigma is not None
+                cache = captured(model, params, Prompts(prompts.tokens, prompts.mask), own, names)
+                noise = {name: normal_noise(by_site[name], model.sites[name], geometry, batch) for name in names}
+                return {name: cache[name] + (sigma * noise[name]).astype(cache[name].dtype) for name in names}
+            chosen = {name: _draw(by_site[name] if independent else key, base, other)[batch.rows] for name in names}
+            several = names if independent else names[:1]
+            caches = {
+                name: _captured(model, params, other, other_edits, chosen[name], batch.n_pos, names) for name in several
+            }
+            return {name: caches[name if independent else names[0]][name] for name in names}
+
+        return [functools.partial(lambda key: Draw(own, values(key)), key) for key in keys]
+
+    identity = "ablation", kind, pooled, independent, sigma, keys, other.tokens, other.mask, other_edits
+    sweep = node_sweep(model, params, base, cells, metric, edits, draws, identity=identity)
+    tally = run_sweep(sweep, options, per_example=per_example, per_prompt=False)
     return effect_array(
-        np.mean([edited(draw) for draw in draws], axis=0), observed[2], None, cells.axes, base,
-        normalize=False, per_example=per_example, site="+".join(names), method="ablation", kind=kind,
+        tally, cells.axes, base, normalize=False, per_example=per_example,
+        site="+".join(names), method="ablation", kind=kind,
     )  # fmt: skip
 
 
-def _values(
-    kind: str,
-    sites: Mapping[str, SiteSpec],
-    names: Sequence[str],
-    cache: Mapping[str, jax.Array],
-    base: Prompts,
-    reference: Prompts,
-    draw: Any,
-    pooled: bool,
-    sigma: float | None,
-    independent: bool,
-) -> dict[str, jax.Array]:
-    """What each site is overwritten with: the site's rank, every axis full or 1."""
-    if kind == "zero":
-        return {name: jnp.zeros((1,) * len(sites[name].axes)) for name in names}
-    if kind == "mean":
-        return {name: _mean(cache[name], sites[name], base, reference, pooled) for name in names}
-    keys = dict(zip(names, jax.random.split(draw, len(names)), strict=True))
-    if kind == "noise":
-        assert sigma is not None
-        return {
-            name: cache[name] + sigma * jax.random.normal(keys[name], cache[name].shape, cache[name].dtype)
-            for name in names
-        }
-    rows = {name: _draw(keys[name] if independent else draw, base, reference) for name in names}
-    return {name: jnp.take(cache[name], rows[name], axis=sites[name].axes.index("batch")) for name in names}
+def normal_noise(key: jax.Array, spec: SiteSpec, geometry: Geometry, batch: Batch) -> jax.Array:
+    """Standard normal noise for a batch; each prompt's own, whichever batch it is in."""
+    shape, dim = spec.shape(1, geometry.pos), spec.axes.index("batch")
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.asarray(batch.rows))
+    noise = jax.vmap(lambda one: jax.random.normal(one, shape), out_axes=dim)(keys).squeeze(dim + 1)
+    everything = dataclasses.replace(batch, rows=np.arange(len(batch.rows)))
+    return array_of(noise, spec, everything)
+
+
+def _captured(
+    model: Any, params: Any, prompts: Prompts, edits: Any, rows: np.ndarray, n_pos: int, names: tuple[str, ...]
+) -> Mapping[str, jax.Array]:
+    """The named sites' activations on some of the prompts, up to a column."""
+    batch = Batch(0, rows, len(rows), n_pos, 0)
+    part = prompts_of(prompts, batch)
+    own = edits_of(edits, model.sites, batch, prompts)
+    return captured(model, params, Prompts(part.tokens, part.mask), own, names)
 
 
 def _masks(base: Prompts, reference: Prompts) -> tuple[np.ndarray, np.ndarray]:
@@ -154,26 +171,50 @@ def _masks(base: Prompts, reference: Prompts) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def _draw(key: jax.Array, base: Prompts, reference: Prompts) -> jax.Array:
+def _draw(key: jax.Array, base: Prompts, reference: Prompts) -> np.ndarray:
     """int[batch]: for each base prompt a random reference prompt that is padded in the same way."""
     mine, theirs = _masks(base, reference)
-    alike = (mine[:, None] == theirs[None]).all(axis=-1)
-    if not alike.any(axis=1).all():
-        row = int(np.argmin(alike.any(axis=1)))
+    paddings, kind = np.unique(np.concatenate([mine, theirs]), axis=0, return_inverse=True)
+    mine_kind, their_kind = np.split(kind.reshape(-1), [len(mine)])
+    order = np.argsort(their_kind, kind="stable")
+    counts = np.bincount(their_kind, minlength=len(paddings))
+    if not counts[mine_kind].all():
+        row = int(np.argmin(counts[mine_kind]))
         raise ValueError(f"no reference prompt has the length of base prompt {row} ({mine[row].sum()} tokens)")
-    return jax.random.categorical(key, jnp.where(alike, 0.0, -jnp.inf), axis=1)
+    drawn = np.asarray(jax.random.randint(key, (len(mine),), 0, jnp.asarray(counts[mine_kind])))
+    return order[(np.cumsum(counts) - counts)[mine_kind] + drawn]
 
 
-def _mean(x: jax.Array, spec: SiteSpec, base: Prompts, reference: Prompts, pooled: bool) -> jax.Array:
-    """The mean over reference prompts, padding left out; one for each position, or one for all."""
+def _means(
+    model: Any,
+    params: Any,
+    base: Prompts,
+    reference: Prompts,
+    edits: Any,
+    metric: Metric,
+    names: tuple[str, ...],
+    pooled: bool,
+) -> dict[str, jax.Array]:
+    """The mean of each site over reference prompts, padding left out; one for each position, or one for all."""
     _, rows = _masks(base, reference)
-    batch_dim = spec.axes.index("batch")
-    token_dims = [i for i, axis in enumerate(spec.axes) if axis in ("pos", "query")]
-    shape = [1] * x.ndim
-    shape[batch_dim], shape[token_dims[0]] = rows.shape
-    weights = jnp.asarray(rows.reshape(shape), jnp.promote_types(x.dtype, jnp.float32))
-    dims = (batch_dim, *token_dims) if pooled else (batch_dim,)
-    return jnp.sum(x * weights, dims, keepdims=True) / jnp.maximum(jnp.sum(weights, dims, keepdims=True), 1)
+    sums: dict[str, Any] = dict.fromkeys(names, 0.0)
+    counts: dict[str, Any] = dict.fromkeys(names, 0.0)
+    everything = Metric(metric.fn)  # reads all positions, so that nothing is cut
+    for batch in whole_forwards(model, params, reference, everything):
+        cache = _captured(model, params, reference, edits, batch.rows, batch.n_pos, names)
+        own = rows[batch.rows] & (np.arange(len(batch.rows)) < batch.n)[:, None]
+        for name in names:
+            spec = model.sites[name]
+            batch_dim = spec.axes.index("batch")
+            token_dims = [i for i, axis in enumerate(spec.axes) if axis in ("pos", "query")]
+            shape = [1] * len(spec.axes)
+            shape[batch_dim], shape[token_dims[0]] = own.shape
+            x = cache[name]
+            weights = jnp.asarray(own.reshape(shape), jnp.promote_types(x.dtype, jnp.float32))
+            dims = (batch_dim, *token_dims) if pooled else (batch_dim,)
+            sums[name] = sums[name] + jnp.sum(x * weights, dims, keepdims=True)
+            counts[name] = counts[name] + jnp.sum(weights, dims, keepdims=True)
+    return {name: sums[name] / jnp.maximum(counts[name], 1) for name in names}
 
 
 def _check_reference(model: Any, base: Prompts, reference: Prompts, pooled: bool) -> None:

@@ -4,7 +4,7 @@ Denoising (base corrupted, source clean) asks what suffices to restore a behavio
 source corrupted) what it needs. Specification: Heimersheim & Nanda 2024; Meng et al. 2022 for windows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +17,15 @@ from jaxinterp.model.interventions import Interventions, check_interventions, jo
 from jaxinterp.model.sites import check_site
 from jaxinterp.model.tap import check_capture
 from jaxinterp.model.where import Geometry
+from jaxinterp.patching.batches import Batch, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.engine import observe, patched_values
-from jaxinterp.patching.plain import metric_values
+from jaxinterp.patching.endurance import Folder
+from jaxinterp.patching.engine import Options, Sweep, observe, plan_sweep, run_sweep, whole_forwards
+from jaxinterp.patching.nodes import Draw, first_difference, node_sweep
+from jaxinterp.patching.plain import cell_edits, cell_edits_renormalised, metric_values
+from jaxinterp.patching.plan import Plan
+from jaxinterp.patching.tally import Tally
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 
 
@@ -45,12 +50,13 @@ def activation_patching(
     mesh: jax.sharding.Mesh | None = None,
     max_bytes: int | None = None,
     progress: bool | None = None,
+    resume: Folder | None = None,
 ) -> xr.DataArray:
     """The effect of replacing activations of the base run by those of the source run, cell by cell.
 
     Args:
       base, source: tokens int[batch, pos] or `ji.Prompts`, aligned token by token: base is the run that is
-        edited, source the one that activations come from.
+        edited, source the one that activations come from. Any number: what does not fit at once runs in batches.
       metric: what effects are measured in.
       site: which activation; or `sites`, patched together in every cell (("q", "k", "v"), say).
       over: the axes of the sweep, a subset of the site's; what it leaves out is patched whole. "role" stands for
@@ -65,15 +71,19 @@ def activation_patching(
       mask: as in `apply`, for tokens given as arrays.
       base_interventions, source_interventions: edits under which the two runs stand.
       mesh: devices over which the cells are spread; parameters are replicated.
-      max_bytes: memory for a chunk of cells; by default 512 MiB.
-      progress: a bar with rate and time left; by default where there is a terminal.
+      max_bytes: memory for a chunk of cells, beside the parameters and the base run; by default 512 MiB.
+      progress: a bar with rate and time left; by default shown if the sweep takes more than a second.
+      resume: a folder in which finished chunks are kept. After a kill, the same call goes on where it stopped, with a
+        result that is the same bit for bit; SIGTERM and Ctrl-C finish the chunk in flight first.
 
     Returns:
       The effect, metric of the patched run - metric of the base run, in the metric's units, labelled by axis; the
       standard error over prompts is its coordinate `standard_error`, the runs' metrics are in `.attrs`.
 
     Raises:
-      TypeError, ValueError: at the call, for anything that does not fit together.
+      TypeError, ValueError: at the call, for anything that does not fit together; a `resume` folder that holds another
+        sweep, or one of another model or version.
+      OSError: `resume` cannot be read or written; what it held is kept.
 
     Example:
       >>> corrupted = tokens.at[:, 2].set(7)
@@ -84,27 +94,96 @@ def activation_patching(
       (('layer', 'head'), True)
     """
     base, source = as_prompts(base, mask), as_prompts(source, mask)
+    if normalize not in (False, True, "per_prompt"):
+        raise ValueError(f"normalize must be False, True or 'per_prompt', got {normalize!r}")
+    options = Options(mesh, max_bytes, progress, resume)
+    sweep, cells = _patching(
+        model, params, base, source, metric, site, over, renormalise, roles, sites, sets,
+        base_interventions, source_interventions,
+    )  # fmt: skip
+    tally = run_sweep(sweep, options, per_example=per_example, per_prompt=normalize == "per_prompt")
+    return effect_array(
+        tally, cells.axes, base, normalize=normalize, per_example=per_example,
+        site="+".join(sweep.names), method="activation_patching",
+    )  # fmt: skip
+
+
+def plan_patching(
+    model: Any,
+    params: Any,
+    base: Any,
+    source: Any,
+    *,
+    metric: Metric,
+    site: str | None = None,
+    over: Sequence[str] = ("layer", "head", "pos"),
+    roles: Mapping[str, Any] | None = None,
+    sites: Sequence[str] | None = None,
+    sets: Any = None,
+    mask: Any = None,
+    base_interventions: Interventions | None = None,
+    source_interventions: Interventions | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    max_bytes: int | None = None,
+) -> Plan:
+    """What `activation_patching` would run, given the same: cells, where they start, operations, memory, time.
+
+    A dataset that fits one batch is run once, base and source, to see which cells can differ; of a larger one the plan
+    says what could, by its tokens.
+
+    Example:
+      >>> corrupted = tokens.at[:, 2].set(7)
+      >>> plan = ji.plan_patching(model, params, corrupted, tokens, site="z", metric=ji.logit_diff(3, 4))
+      >>> plan.describe().splitlines()[0]
+      '48 cells asked, 28 to run, 3 prompts in 1 batch'
+    """
+    base, source = as_prompts(base, mask), as_prompts(source, mask)
+    sweep, _ = _patching(
+        model, params, base, source, metric, site, over, False, roles, sites, sets,
+        base_interventions, source_interventions,
+    )  # fmt: skip
+    return plan_sweep(sweep, Options(mesh, max_bytes))[0]
+
+
+def _patching(
+    model: Any,
+    params: Any,
+    base: Prompts,
+    source: Prompts,
+    metric: Metric,
+    site: str | None,
+    over: Sequence[str],
+    renormalise: bool,
+    roles: Mapping[str, Any] | None,
+    sites: Sequence[str] | None,
+    sets: Any,
+    base_interventions: Interventions | None,
+    source_interventions: Interventions | None,
+) -> tuple[Sweep, Cells]:
+    """The sweep that `activation_patching` asks for, checked."""
     check_pair(base, source)
     geometry = check_run(model, base, base_interventions, metric)
     check_run(model, source, source_interventions, metric)
     cells = choose_cells(model, geometry, site, sites, sets, over, roles or base.roles)
-    source_edits = joined(source_interventions)
-    names = tuple(cells.wheres)
+    names = tuple(cells.masks)
     if renormalise and "pattern" not in names:
         raise ValueError(f"renormalise=True is for site 'pattern', got {', '.join(names)}")
-    if normalize not in (False, True, "per_prompt"):
-        raise ValueError(f"normalize must be False, True or 'per_prompt', got {normalize!r}")
-    values, source_metric = observe(model, params, source, source_edits, metric, names)[1:]
-    edits = joined(base_interventions)
-    observed = observe(model, params, base, edits, metric, names)
-    edited = patched_values(
-        model, params, base, edits, observed, values, cells, metric,
-        mesh=mesh, max_bytes=max_bytes, progress=progress, renormalise=renormalise,
-    )  # fmt: skip
-    return effect_array(
-        edited, observed[2], source_metric, cells.axes, base,
-        normalize=normalize, per_example=per_example, site="+".join(names), method="activation_patching",
-    )  # fmt: skip
+    edits, source_edits = joined(base_interventions), joined(source_interventions)
+
+    def draws(batch: Batch, prompts: Prompts, metric: Metric) -> list[Callable[[], Draw]]:
+        def draw() -> Draw:
+            theirs = edits_of(source_edits, model.sites, batch, source)
+            values, source_metric = observe(model, params, prompts_of(source, batch), theirs, metric, names)[1:]
+            return Draw(edits_of(edits, model.sites, batch, base), values, source_metric)
+
+        return [draw]
+
+    first = None if edits or source_edits else first_difference(base, source)
+    write = cell_edits_renormalised if renormalise else cell_edits
+    identity = "activation_patching", renormalise, source.tokens, source_edits
+    return node_sweep(
+        model, params, base, cells, metric, edits, draws, first=first, write=write, identity=identity
+    ), cells
 
 
 def evaluate(
@@ -136,13 +215,24 @@ def evaluate(
     base = as_prompts(base, mask)
     geometry = check_run(model, base, base_interventions, metric)
     check_interventions(model.sites, interventions, geometry)
-    edits = joined(base_interventions)
-    run = Prompts(base.tokens, base.mask)
-    base_metric = metric_values(model, params, run, edits, metric)
-    edited = metric_values(model, params, run, joined(edits, interventions), metric)
+    standing = joined(base_interventions)
+    tally = Tally.fresh((), 1, len(base), per_example=per_example)
+    edited_total = 0.0
+    for batch in whole_forwards(model, params, base, metric):
+        prompts, own_metric = prompts_of(base, batch), metric_of(metric, batch, base)
+        run = Prompts(prompts.tokens, prompts.mask)
+        base_metric, edited = (
+            np.asarray(metric_values(model, params, run, edits_of(edits, model.sites, batch, base), own_metric))
+            for edits in (standing, joined(standing, interventions))
+        )
+        tally.open_work(base_metric, None, 1.0, opens=True)
+        tally.add(np.arange(1), (edited - base_metric)[None], 0)
+        tally.close_work()
+        tally.close_batch(batch, per_prompt=False)
+        edited_total += float(edited[: batch.n].sum())
     return effect_array(
-        np.asarray(edited)[None], np.asarray(base_metric), None, (), base,
-        normalize=False, per_example=per_example, edited_metric=float(edited.mean()), method="evaluate",
+        tally, (), base, normalize=False, per_example=per_example,
+        edited_metric=edited_total / len(base), method="evaluate",
     )  # fmt: skip
 
 

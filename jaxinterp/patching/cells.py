@@ -31,7 +31,7 @@ class Axis:
       name: the result's dimension.
       coordinate: the name `ji.at` gives it.
       labels: what stands on the axis: numbers, or names of roles and sets.
-      selectors: int[n], bool[n, size], or PerExample(int[n, batch]).
+      selectors: int[n], bool[n, size], or PerExample(int[n, batch]); None for sets, which masks tell apart.
     """
 
     name: str
@@ -42,15 +42,16 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """A grid of patches.
+    """A grid of patches, in the axes' row-major order.
 
     Attributes:
       axes: the result's axes.
-      wheres: `{site: Where}` whose leaves lead with `cell`, in the axes' row-major order.
+      masks: the sites that are patched; each with None where the axes' selectors say all, or bool[cell, *the site's
+        rank], each axis full or 1.
     """
 
     axes: tuple[Axis, ...]
-    wheres: dict[str, Where]
+    masks: dict[str, np.ndarray | None]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,10 +61,15 @@ class Cells:
     def __len__(self) -> int:
         return math.prod(self.shape)
 
-    def take(self, which: np.ndarray, size: int) -> dict[str, Where]:
-        """The coordinates of some cells, filled up to `size` by repeating the last."""
-        index = np.pad(which, (0, size - len(which)), mode="edge")
-        return jax.tree.map(lambda leaf: leaf[index], self.wheres)
+    def take(self, which: np.ndarray) -> dict[str, Where]:
+        """The coordinates of some cells: `{site: Where}` whose leaves lead with `cell`."""
+        places = np.unravel_index(which, self.shape) if self.axes else ()
+        index = {
+            axis.coordinate: jax.tree.map(lambda leaf, place=place: leaf[place], axis.selectors)
+            for axis, place in zip(self.axes, places, strict=True)
+            if axis.selectors is not None
+        }
+        return {s: Where(index, (), None if mask is None else mask[which]) for s, mask in self.masks.items()}
 
 
 def grid(
@@ -96,15 +102,8 @@ def grid(
     coordinates = [axis.coordinate for axis in axes]
     if len(set(coordinates)) < len(coordinates):
         raise ValueError(f"over={tuple(over)} names one axis twice")
-    shape = [len(axis.labels) for axis in axes]
-    places = np.unravel_index(np.arange(math.prod(shape)), shape) if axes else ()
-    index = {
-        axis.coordinate: jax.tree.map(lambda leaf, place=place: leaf[place], axis.selectors)
-        for axis, place in zip(axes, places, strict=True)
-    }
     # a grid of no axes is one cell, and still needs a leaf to say so
-    one = {site: None if axes else np.ones((1,) * (1 + len(sites[site].axes)), bool) for site in patched}
-    return Cells(axes, {site: Where(index=index, slices=(), mask=one[site]) for site in patched})
+    return Cells(axes, {s: None if axes else np.ones((1,) * (1 + len(sites[s].axes)), bool) for s in patched})
 
 
 def _axis(
@@ -172,14 +171,14 @@ def joint_sets(sites: Mapping[str, SiteSpec], patched: Sequence[str], sets: Any,
         if not entry:
             raise ValueError(f"set {label!r} names no site, and no site= is given")
         named.append({site: _union_mask(site, check_site(dict(sites), site), w, geometry) for site, w in entry.items()})
-    masks = {}
+    masks: dict[str, np.ndarray | None] = {}
     for site in dict.fromkeys(site for entry in named for site in entry):
         rank = len(sites[site].axes)
         parts = [entry.get(site, np.zeros((1,) * rank, bool)) for entry in named]
         shape = np.broadcast_shapes(*(p.shape for p in parts))
         masks[site] = np.stack([np.broadcast_to(p, shape) for p in parts])
     axis = Axis("set", "set", labels, None)
-    return Cells((axis,), {site: Where(index={}, slices=(), mask=mask) for site, mask in masks.items()})
+    return Cells((axis,), masks)
 
 
 def _union_mask(site: str, spec: SiteSpec, wheres: Any, geometry: Geometry) -> np.ndarray:

@@ -7,13 +7,12 @@ import numpy as np
 import xarray as xr
 
 from jaxinterp.patching.cells import Axis
+from jaxinterp.patching.tally import Tally, whole_way
 from jaxinterp.tasks.prompts import Prompts
 
 
 def effect_array(
-    edited: np.ndarray,
-    base: np.ndarray,
-    source: np.ndarray | None,
+    tally: Tally,
     axes: tuple[Axis, ...],
     prompts: Prompts,
     *,
@@ -24,10 +23,9 @@ def effect_array(
     """Labelled effects.
 
     Args:
-      edited: the metric of each cell's run, [cell, batch]. base: the metric of the base run, [batch].
-      source: the metric of the source run, [batch], if there is one.
-      normalize: divide by mean(source) - mean(base), or by each prompt's own difference ("per_prompt"); 0 is nothing,
-        1 is the whole way.
+      tally: of a finished sweep; effects are already divided by each prompt's own difference if normalize is
+        "per_prompt".
+      normalize: True divides by mean(source) - mean(base); 0 is nothing, 1 is the whole way.
       per_example: keep the `batch` axis, instead of the mean and its standard error over prompts.
 
     Returns:
@@ -35,17 +33,16 @@ def effect_array(
       each mean as the coordinate `standard_error` (NaN for a single prompt). Metrics are in `.attrs`.
     """
     shape = tuple(len(axis.labels) for axis in axes)
-    effects = (edited - base).reshape(*shape, len(base))
-    attrs = {"base_metric": float(base.mean()), "n_prompts": len(base), **attrs}
-    if source is not None:
+    base, source = tally.base_each, tally.source_each
+    n = len(base)
+    attrs = {"base_metric": float(base.mean()), "n_prompts": n, **attrs}
+    if not np.isnan(source).all():
         attrs["source_metric"] = float(source.mean())
+    scale: Any = 1.0
     if normalize:
-        assert source is not None
-        distance = source - base if normalize == "per_prompt" else np.asarray(source.mean() - base.mean())
-        nothing = abs(distance) < 1e-6 * max(1e-6, abs(source).max(), abs(base).max())
-        if nothing.any():
+        scale = 1.0 if normalize == "per_prompt" else whole_way(base.mean(keepdims=True), source.mean(keepdims=True))[0]
+        if np.isnan(whole_way(base, source) if normalize == "per_prompt" else scale).any():
             warnings.warn("source and base metrics are equal: normalized effects are NaN", stacklevel=3)
-        effects = effects / np.where(nothing, np.nan, distance)
     attrs["normalized"] = int(bool(normalize))
     names = [axis.name for axis in axes]
     coords: dict[str, Any] = {axis.name: axis.labels for axis in axes}
@@ -53,11 +50,12 @@ def effect_array(
         for name in {"pos", "query", "key"} & set(names):
             coords[f"{name}_token"] = (name, tokens)
     if per_example:
-        return xr.DataArray(effects, dims=[*names, "batch"], coords=coords, name="effect", attrs=attrs)
-    n = effects.shape[-1]
-    error = effects.std(axis=-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(shape, np.nan)
-    coords["standard_error"] = (names, error)
-    return xr.DataArray(effects.mean(axis=-1), dims=names, coords=coords, name="effect", attrs=attrs)
+        each = (tally.each / scale).reshape(*shape, n)
+        return xr.DataArray(each, dims=[*names, "batch"], coords=coords, name="effect", attrs=attrs)
+    error = np.sqrt(tally.spread / (n - 1) / n) / abs(scale) if n > 1 else np.full(len(tally.mean), np.nan)
+    coords["standard_error"] = (names, error.reshape(shape))
+    mean = (tally.mean / scale).reshape(shape)
+    return xr.DataArray(mean, dims=names, coords=coords, name="effect", attrs=attrs)
 
 
 def token_labels(prompts: Prompts) -> list[str] | None:

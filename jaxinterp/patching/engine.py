@@ -3,8 +3,10 @@
 Models without `run` and `resume`, and sweeps that resuming cannot serve, take the plain path; results are the same.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,50 +19,139 @@ from jaxinterp.model.resume import branched, resumed
 from jaxinterp.model.run import take_columns
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
-from jaxinterp.patching.cells import Cells
-from jaxinterp.patching.plain import captured, cell_edits, metric_values, patched_metric
-from jaxinterp.patching.plan import Chunk, confined, differing, make_plan, metric_span, starts
+from jaxinterp.patching.batches import Batch, make_batches
+from jaxinterp.patching.cost import cost_of
+from jaxinterp.patching.endurance import Folder, Keeper, Store, fingerprint, fingerprint_of_code, fingerprint_of_metric
+from jaxinterp.patching.plain import captured, metric_values, patched_metric
+from jaxinterp.patching.plan import DEFAULT_BYTES, Plan, Program, plan_group
+from jaxinterp.patching.reach import columns_read, n_layers
+from jaxinterp.patching.tally import Tally
 from jaxinterp.tasks.prompts import Prompts
-
-#: Sites that only exist where somebody names them: they count towards memory only if they are patched.
-ON_DEMAND = ("q_input", "k_input", "v_input", "result")
 
 #: What `observe` returns: a run to resume (None: take the plain path), the named sites' activations, the metric.
 Observed = tuple[Any, Mapping[str, jax.Array], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a sweep runs, which changes nothing about its result.
+
+    Attributes:
+      mesh: devices that cells are spread over. max_bytes: for a chunk of cells. progress: whether a bar is shown.
+      resume: a folder that finished chunks are kept in.
+    """
+
+    mesh: Mesh | None = None
+    max_bytes: int | None = None
+    progress: bool | None = None
+    resume: Folder | None = None
+
+    def __post_init__(self) -> None:
+        if self.mesh is not None and not isinstance(self.mesh, Mesh):
+            raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(self.mesh).__name__}")
+        if self.max_bytes is not None and (not isinstance(self.max_bytes, int) or self.max_bytes <= 0):
+            raise ValueError(f"max_bytes must be a positive int, got {self.max_bytes!r}")
+        if self.resume is not None and not isinstance(self.resume, Folder):
+            raise TypeError(f"resume must be a folder, got {type(self.resume).__name__}")
+
+    @property
+    def n_devices(self) -> int:
+        """How many devices cells are spread over."""
+        return 1 if self.mesh is None else self.mesh.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Some cells of one batch over one base run, ready to be continued from it.
+
+    Attributes:
+      prompts, edits, metric: the batch's own; the run stands under the edits.
+      run: what is continued; None for the plain path.
+      base_metric: [batch]. source_metric: [batch], where there is a source.
+      numbers: int[n], the cells it covers. live: bool[n], those that must run.
+      layers, rows: int[n], where each starts.
+      values: whatever the cells write. take: coordinates of some of the cells, leaves leading with cell.
+      share: its weight in the average over draws. opens: whether it is the first of its draw.
+    """
+
+    prompts: Prompts
+    edits: Any
+    metric: Metric
+    run: Any
+    base_metric: np.ndarray
+    source_metric: np.ndarray | None
+    numbers: np.ndarray
+    live: np.ndarray
+    layers: np.ndarray
+    rows: np.ndarray
+    values: Any
+    take: Callable[[np.ndarray], Any]
+    share: float = 1.0
+    opens: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What a sweep asks.
+
+    Attributes:
+      base: the prompts whose run is edited.
+      names: the sites that are patched. n_cells: how many patches there are.
+      first: int[prompt], the first column at which anything that is written can differ.
+      outline: (layers, rows, live) of a batch's cells, as far as they are known without a run.
+      works: how to prepare each of a batch's pieces of work.
+      write: `(values, one cell's coordinates) -> its edits`; static.
+      resumes: whether cells continue a run; else each is a whole forward.
+      one_layer: whether each cell edits one layer alone.
+      identity: what else tells this sweep from others (hashed for `resume`).
+    """
+
+    model: Any
+    params: Any
+    base: Prompts
+    metric: Metric
+    names: tuple[str, ...]
+    n_cells: int
+    first: np.ndarray
+    outline: Callable[[Batch], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    works: Callable[[Batch], Sequence[Callable[[], Work]]]
+    write: Callable[[Any, Any], Any]
+    resumes: bool
+    one_layer: bool
+    identity: Any
 
 
 @functools.partial(jax.jit, static_argnames=("model", "names"))
 def _observed(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metric, names: tuple[str, ...]) -> Any:
     """(a run that can be resumed, the named sites' activations, the metric)."""
     tokens, mask = prompts.tokens, prompts.mask
-    depth = next(spec.sizes[0] for spec in model.sites.values() if spec.per_layer)
     if isinstance(model, Transformer):
         run = model.run(params, tokens, mask=mask, interventions=edits, capture=names)
         cache = run.cache
     else:
         run, cache = model.run(params, tokens, mask=mask), model.apply(params, tokens, capture=names, mask=mask)[1]
-    logits, _ = model.resume(params, run, start_layer=depth, positions=metric.positions)
+    logits, _ = model.resume(params, run, start_layer=n_layers(model.sites), positions=metric.positions)
     return run, cache, score_read(metric, take_columns(logits, metric.columns), {})
 
 
-@functools.partial(jax.jit, static_argnames=("model", "start_pos", "one_layer", "renormalise"))
+@functools.partial(jax.jit, static_argnames=("model", "start_pos", "one_layer", "write"))
 def _resumed_metric(
     model: Any,
     params: Any,
     run: Any,
-    values: Mapping[str, jax.Array],
-    wheres: Any,
+    values: Any,
+    cells: Any,
     metric: Metric,
     start_layer: Any,
     *,
     start_pos: int,
     one_layer: bool,
-    renormalise: bool,
+    write: Callable[[Any, Any], Any],
 ) -> jax.Array:
     """The metric of each cell's run, continued from the base run: [cell, batch]."""
 
-    def one(wheres: Any) -> jax.Array:
-        edits = cell_edits(values, wheres, renormalise)
+    def one(cell: Any) -> jax.Array:
+        edits = write(values, cell)
         if isinstance(model, Transformer):  # unchecked: a sweep knows that nothing differs before its start
             this = model.config, model.sites, params, run, edits
             where = start_layer, start_pos, metric.positions, metric.columns
@@ -71,7 +162,7 @@ def _resumed_metric(
             logits = take_columns(logits, metric.columns)
         return score_read(metric, logits, {})
 
-    return jax.vmap(one)(wheres)
+    return jax.vmap(one)(cells)
 
 
 def can_resume(model: Any, metric: Metric, names: tuple[str, ...], edits: Any) -> bool:
@@ -93,113 +184,194 @@ def observe(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metri
     if not can_resume(model, metric, names, edits):
         cache = captured(model, params, prompts, edits, names)
         return None, cache, np.asarray(metric_values(model, params, prompts, edits, metric))
-    order = list(model.sites)
-    if isinstance(model, Transformer) and all(order.index(name) >= order.index("z") for name in names):
+    if isinstance(model, Transformer) and not set(edits) - {"embed"}:
         names = tuple(dict.fromkeys((*names, "z")))  # so that branches start behind the heads
     run, cache, values = _observed(model, params, prompts, edits, metric, names)
     return run, cache, np.asarray(values)
 
 
-def patched_values(
-    model: Any,
-    params: Any,
-    base: Prompts,
-    base_edits: Any,
-    observed: Observed,
-    values: Mapping[str, jax.Array],
-    cells: Cells,
-    metric: Metric,
-    *,
-    mesh: Mesh | None,
-    max_bytes: int | None,
-    progress: bool | None,
-    renormalise: bool = False,
-) -> np.ndarray:
-    """The metric of each cell's run, the base run with `values` at the cell's coordinates: [cell, batch].
+def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
+    """The prompts that run together: as many as fit half of the budget with their runs, and a quarter with one cell."""
+    one = Geometry(1, np.shape(sweep.base.tokens)[1])
+    cost = cost_of(sweep.model, sweep.params, one, sweep.metric, sweep.names, resumes=sweep.resumes)
+    kept = ("resid_pre", "k", "v", "z", *sweep.names, *sweep.names)  # of the base run, and twice what is patched
+    sites = sweep.model.sites
+    run = cost.itemsize * sum(int(np.prod(sites[name].shape(1, one.pos))) for name in kept if name in sites)
+    budget = DEFAULT_BYTES if options.max_bytes is None else options.max_bytes
+    size = max(1, min(budget // 2 // run, budget // 4 // cost.bytes(0)))
+    return make_batches(sweep.base, sweep.first, size, cut=sweep.metric.positions is not None)
+
+
+def whole_forwards(model: Any, params: Any, prompts: Prompts, metric: Metric) -> list[Batch]:
+    """The prompts that one whole forward takes at a time."""
+    one = Geometry(1, np.shape(prompts.tokens)[1])
+    cost = cost_of(model, params, one, metric, (), resumes=False)
+    size = max(1, DEFAULT_BYTES // cost.bytes(0))
+    return make_batches(prompts, np.zeros(len(prompts), int), size, cut=metric.positions is not None)
+
+
+def begins(
+    model: Any, prompts: Prompts, metric: Metric, rows: np.ndarray, first: int, *, resumes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(int[n]: the rows at which cells start, bool[n]: whether anybody reads what follows)."""
+    if not (isinstance(model, Transformer) and model.config.causal and resumes):
+        return np.zeros_like(rows), np.ones(len(rows), bool)
+    # behind the first position that differs, and at or before the first that is read
+    read = np.flatnonzero(columns_read(metric, prompts).any(axis=0))
+    rows = np.maximum(rows, np.int32(first))
+    return np.minimum(rows, read[0]).astype(np.int32), rows <= read[-1]
+
+
+def identify(sweep: Sweep, options: Options, *whatever: Any) -> dict[str, str]:
+    """What a sweep is, part by part, as hashes."""
+    return {
+        "version of the code": fingerprint_of_code(),
+        "model": fingerprint((repr(sweep.model), sweep.params)),
+        "prompts": fingerprint((sweep.base.tokens, sweep.base.mask)),
+        "metric": fingerprint_of_metric(sweep.metric),
+        "sweep": fingerprint((sweep.names, sweep.identity, whatever)),
+        "number of devices": fingerprint(options.n_devices),
+    }
+
+
+def run_sweep(sweep: Sweep, options: Options, *, per_example: bool, per_prompt: bool) -> Tally:
+    """Plans a sweep and runs it; continues it where its folder says that it stopped.
 
     Args:
-      observed: what `observe` returned of the base run.
-      values: what is written, `{site: array}`; the site's rank, every axis full or 1.
-      renormalise: attention rows are scaled to sum to 1 after "pattern" was patched.
+      per_example: keep every prompt's effects, instead of their mean and spread.
+      per_prompt: divide each prompt's effects by the difference of its own source and base metrics.
     """
-    run, standing, base_metric = observed
-    values = {site: values[site] for site in cells.wheres}
-    chunks = plan_sweep(model, params, base, run, standing, values, cells, metric, mesh=mesh, max_bytes=max_bytes)
-    shared = params, Prompts(base.tokens, base.mask), base_edits, run, values, metric
-    if mesh is not None:
-        shared = jax.device_put(shared, NamedSharding(mesh, PartitionSpec()))
-    params, base, base_edits, run, values, metric = shared
-    out = np.broadcast_to(base_metric, (len(cells), len(base_metric))).copy()
-    hidden = None if progress is None else not progress
-    total = sum(len(chunk.which) for chunk in chunks)
-    with tqdm(total=total, desc="patches", unit="patch", delay=1, disable=hidden) as bar:
-        for chunk in chunks:
-            wheres = cells.take(chunk.which, chunk.size)
-            if mesh is not None:
-                wheres = jax.device_put(wheres, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
-            if run is None:
-                edited = patched_metric(model, params, base, base_edits, values, wheres, metric, renormalise)
-            else:
-                edited = _resumed_metric(
-                    model, params, run, values, wheres, metric, chunk.start_layer,
-                    start_pos=chunk.start_pos, one_layer=confined(cells), renormalise=renormalise,
-                )  # fmt: skip
-            out[chunk.which] = np.asarray(edited)[: len(chunk.which)]
-            bar.update(len(chunk.which))
-    return out
-
-
-def plan_sweep(
-    model: Any,
-    params: Any,
-    base: Prompts,
-    run: Any,
-    standing: Mapping[str, jax.Array],
-    values: Mapping[str, jax.Array],
-    cells: Cells,
-    metric: Metric,
-    *,
-    mesh: Mesh | None,
-    max_bytes: int | None,
-) -> list[Chunk]:
-    """The chunks that a sweep runs; cells that can change nothing are in none."""
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
-    geometry = Geometry.of(base.tokens, base.mask)
-    live, first_row = differing(cells, model.sites, standing, values)
-    layers, rows = (np.zeros(len(cells), int),) * 2 if run is None else starts(cells, model.sites)
-    if isinstance(model, Transformer) and model.config.causal and run is not None:
-        # behind the first position that differs, and at or before the first that is read
-        rows = np.maximum(rows, first_row)
-        first_read, last_read = metric_span(metric, geometry)
-        live &= rows <= last_read
-        rows = np.minimum(rows, first_read)
+    store = None if options.resume is None else Store(options.resume, identify(sweep, options, per_example, per_prompt))
+    found = None if store is None else store.read()
+    ready: Work | None = None
+    if found is None:
+        plan, ready = plan_sweep(sweep, options)
+        tally = Tally.fresh(plan.programs, sweep.n_cells, len(sweep.base), per_example=per_example)
     else:
-        rows = np.zeros_like(rows)
-    which = np.flatnonzero(live)
-    return make_plan(
-        which, layers[which], rows[which],
-        n_pos=geometry.pos, apart=run is not None and confined(cells),
-        bytes_per_row=row_bytes(model, params, base, tuple(cells.wheres)),
-        max_bytes=max_bytes, n_devices=1 if mesh is None else mesh.size,
+        plan, tally = found
+    if store is not None and found is None:
+        store.write(plan, tally)
+    by_batch = [plan.draws * sum(p.operations for p in plan.programs[batch.group]) for batch in plan.batches]
+    hidden = None if options.progress is None else not options.progress
+    total, unit = max(plan.operations, 1), "FLOP" if plan.counted else "patch"
+    with (
+        tqdm(total=total, desc="patches", unit=unit, unit_scale=True, delay=1, disable=hidden) as bar,
+        Keeper(store, plan, tally) as keep,
+    ):
+        while tally.batch < len(plan.batches):
+            bar.update(sum(by_batch[: tally.batch]) - bar.n)  # cells that turned out to change nothing count as done
+            batch = plan.batches[tally.batch]
+            for job in list(sweep.works(batch))[tally.work :]:
+                work = ready or job()
+                ready = None
+                tally.open_work(work.base_metric, work.source_metric, work.share, opens=work.opens)
+                _run_work(sweep, work, plan, options, tally, bar, keep)
+                tally.close_work()
+            tally.close_batch(batch, per_prompt=per_prompt)
+        bar.update(total - bar.n)
+        keep(last=True)
+    return tally
+
+
+def plan_sweep(sweep: Sweep, options: Options) -> tuple[Plan, Work | None]:
+    """(the plan; the first piece of work, where looking at it made the plan exact)."""
+    batches = sweep_batches(sweep, options)
+    jobs = sweep.works(batches[0])
+    ready = jobs[0]() if len(batches) == len(jobs) == 1 else None
+    programs = []
+    for number in range(1 + max(batch.group for batch in batches)):
+        own = [batch for batch in batches if batch.group == number]
+        if ready is not None:
+            layers, rows, live = ready.layers, ready.rows, ready.live
+        else:  # what any of its batches may have to run
+            together = dataclasses.replace(own[0], rows=np.concatenate([batch.rows for batch in own]))
+            layers, rows, live = sweep.outline(together)
+        size = Geometry(len(own[0].rows), own[0].n_pos)
+        cost = cost_of(sweep.model, sweep.params, size, sweep.metric, sweep.names, resumes=sweep.resumes)
+        apart, budget = sweep.resumes and sweep.one_layer, options.max_bytes
+        programs.append(
+            plan_group(layers[live], rows[live], cost, apart=apart, max_bytes=budget, n_devices=options.n_devices)
+        )
+    plan = Plan(
+        batches=tuple(batches), programs=tuple(programs), asked=sweep.n_cells, draws=len(jobs),
+        apart=sweep.resumes and sweep.one_layer, counted=cost.known,
     )  # fmt: skip
+    return plan, ready
 
 
-def row_bytes(model: Any, params: Any, base: Prompts, names: tuple[str, ...]) -> int:
-    """What one position of one cell's forward holds at its widest: a few streams, a layer's widest site, logits."""
-    batch, pos = np.shape(base.tokens)
-    wide = max(
-        [
-            4,
-            *(
-                np.asarray(leaf).dtype.itemsize if np.isscalar(leaf) else leaf.dtype.itemsize
-                for leaf in jax.tree.leaves(params)
-            ),
-        ]
+def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tally, bar: tqdm, keep: Keeper) -> None:
+    """Runs what is left of one piece of work, chunk by chunk."""
+    batch = plan.batches[tally.batch]
+    programs = plan.programs[batch.group]
+    size = Geometry(len(batch.rows), batch.n_pos)
+    cost = cost_of(sweep.model, sweep.params, size, work.metric, sweep.names, resumes=sweep.resumes)
+    shared = (
+        sweep.params,
+        Prompts(work.prompts.tokens, work.prompts.mask),
+        work.edits,
+        work.run,
+        work.values,
+        work.metric,
     )
-    entries = {
-        name: int(np.prod(spec.shape(batch, pos)[1 if spec.per_layer else 0 :])) // pos
-        for name, spec in model.sites.items()
-        if name not in ON_DEMAND or name in names
-    }
-    return wide * (6 * entries.get("resid_final", 0) + 3 * max(entries.values()) + 1)
+    if options.mesh is not None:
+        shared = jax.device_put(shared, NamedSharding(options.mesh, PartitionSpec()))
+    queues = _queues(work, programs)
+    # on an accelerator the next chunk is under way while the last one's result is fetched
+    ahead = int(jax.default_backend() != "cpu")
+
+    def launch(number: int, which: np.ndarray) -> jax.Array:
+        start, size = programs[number].start_pos, tally.sizes[batch.group][number]
+        cells = work.take(np.pad(which, (0, size - len(which)), mode="edge"))
+        if options.mesh is not None:
+            cells = jax.device_put(cells, NamedSharding(options.mesh, PartitionSpec(options.mesh.axis_names)))
+        params, prompts, edits, run, values, metric = shared
+        if run is None:
+            return patched_metric(sweep.model, params, prompts, edits, values, cells, metric, sweep.write)
+        return _resumed_metric(
+            sweep.model, params, run, values, cells, metric, int(work.layers[which].min()),
+            start_pos=start, one_layer=sweep.one_layer, write=sweep.write,
+        )  # fmt: skip
+
+    while tally.program < len(programs):
+        waiting: list[tuple[int, np.ndarray, jax.Array]] = []
+        number, done = tally.program, tally.done
+        try:
+            while number < len(programs) or waiting:
+                if number < len(programs):
+                    which = _next_chunk(
+                        queues[number][done:], work.layers, tally.sizes[batch.group][number], plan.apart
+                    )
+                    if len(which):
+                        waiting.append((number, which, launch(number, which)))
+                        done += len(which)
+                    else:
+                        number, done = number + 1, 0
+                while waiting and (len(waiting) > ahead or number == len(programs)):
+                    program, which, edited = waiting[0]
+                    values = np.asarray(edited)[: len(which)]
+                    waiting.pop(0)
+                    tally.add(work.numbers[which], work.share * (values - work.base_metric), program)
+                    bar.update(float(np.sum(cost.operations(work.layers[which], programs[program].start_pos))))
+                    keep()
+            tally.program = len(programs)
+        except jax.errors.JaxRuntimeError as error:
+            sizes = tally.sizes[batch.group]
+            half = sizes[tally.program] // 2 // options.n_devices * options.n_devices
+            if "RESOURCE_EXHAUSTED" not in str(error) or not half:
+                raise
+            warnings.warn(f"out of memory: chunks of {sizes[tally.program]} cells become {half}", stacklevel=2)
+            sizes[tally.program] = half
+
+
+def _queues(work: Work, programs: Sequence[Program]) -> list[np.ndarray]:
+    """For each program the cells that it runs, in order of their layers."""
+    starts = np.array([program.start_pos for program in programs])
+    bucket = np.searchsorted(starts, work.rows, side="right") - 1
+    queues = [np.flatnonzero(work.live & (bucket == number)) for number in range(len(programs))]
+    return [queue[np.argsort(work.layers[queue], kind="stable")] for queue in queues]
+
+
+def _next_chunk(queue: np.ndarray, layers: np.ndarray, size: int, apart: bool) -> np.ndarray:
+    """The next cells that run together."""
+    chunk = queue[:size]
+    return chunk[layers[chunk] == layers[chunk[0]]] if apart and len(chunk) else chunk

@@ -4,6 +4,7 @@ Every faster path is held to this one. It asks nothing of a model but `apply` an
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,32 +28,38 @@ def captured(model: Any, params: Any, prompts: Prompts, edits: Any, names: tuple
     return model.apply(params, prompts.tokens, edits, capture=names, mask=prompts.mask)[1]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "renormalise"))
+@functools.partial(jax.jit, static_argnames=("model", "write"))
 def patched_metric(
     model: Any,
     params: Any,
     prompts: Prompts,
     edits: Any,
     values: Any,
-    wheres: Any,
+    cells: Any,
     metric: Metric,
-    renormalise: bool,
+    write: Callable[[Any, Any], Any],
 ) -> jax.Array:
-    """The metric of each cell's run, the edited base run with `values` at the cell's coordinates: [cell, batch]."""
+    """The metric of each cell's run, the edited base run with the cell's own edits behind: [cell, batch].
 
-    def one(wheres: Any) -> jax.Array:
-        patches = cell_edits(values, wheres, renormalise)
-        return metric_values(model, params, prompts, joined(edits, patches), metric)
+    Args:
+      write: `(values, one cell's coordinates) -> its edits`.
+    """
 
-    return jax.vmap(one)(wheres)
+    def one(cell: Any) -> jax.Array:
+        return metric_values(model, params, prompts, joined(edits, write(values, cell)), metric)
+
+    return jax.vmap(one)(cells)
 
 
-def cell_edits(values: Any, wheres: Any, renormalise: bool) -> dict[str, tuple[Intervention, ...]]:
+def cell_edits(values: Any, wheres: Any) -> dict[str, tuple[Intervention, ...]]:
     """One cell's edits: each site's value at the cell's coordinates."""
-    patches: dict[str, tuple[Intervention, ...]] = {s: (replace(values[s], where),) for s, where in wheres.items()}
-    if renormalise:
-        patches["pattern"] += (apply_fn(_rows_sum_to_one),)
-    return patches
+    return {site: (replace(values[site], where),) for site, where in wheres.items()}
+
+
+def cell_edits_renormalised(values: Any, wheres: Any) -> dict[str, tuple[Intervention, ...]]:
+    """The same, after which the rows of "pattern" are scaled to sum to 1."""
+    edits = cell_edits(values, wheres)
+    return edits | {"pattern": (*edits["pattern"], apply_fn(_rows_sum_to_one))}
 
 
 def _rows_sum_to_one(pattern: jax.Array) -> jax.Array:

@@ -1,13 +1,11 @@
-"""What a sweep runs, decided before it runs: which cells can differ, where each starts, how they are batched.
+"""What a sweep runs, decided before it runs: which prompts together, where cells start, how many at a time.
 
-A cell that writes what stands there already has an effect of exactly 0 and is never run. Others start at the layer
-and position that they edit. Positions are bucketed into a few suffix lengths, so that few programs are compiled, and
-cells that start together are batched as far as memory allows.
+Cells start at the layer and position that they edit. Positions are bucketed into a few suffix lengths, so that few
+programs are compiled, and cells that start together are batched as far as memory allows.
 """
 
 import dataclasses
-import functools
-import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.metrics import Metric
-from jaxinterp.model.sites import SiteSpec
-from jaxinterp.model.where import Geometry, PerExample, prompt_columns
-from jaxinterp.patching.cells import Axis, Cells
+from jaxinterp.patching.batches import Batch
+from jaxinterp.patching.buckets import bucket_starts
+from jaxinterp.patching.cost import Cost
 
 #: What a chunk of cells may take in memory unless the caller says otherwise.
 DEFAULT_BYTES = 512 * 2**20
@@ -28,179 +25,132 @@ CHUNK_COST = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Cells that run as one batch.
+class Program:
+    """Cells that are run by one compiled program.
 
     Attributes:
-      which: their numbers.
-      size: how many the program runs; more than `which` are repetitions.
-      start_layer, start_pos: where the program starts.
+      start_pos: the first position that it computes.
+      size: how many cells it runs at a time.
+      cells: how many it is expected to run, for one batch. layers: the first and the last layer they start at.
+      operations: what that takes.
+      bytes: of one chunk.
     """
 
-    which: np.ndarray
-    size: int
-    start_layer: int
     start_pos: int
+    size: int
+    cells: int
+    layers: tuple[int, int]
+    operations: float
+    bytes: int
 
 
-@functools.partial(jax.jit, static_argnames=("dims",))
-def _apart(base: Any, values: Any, dims: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]) -> Any:
-    """{site: (where base and values differ, some axes reduced; the same by row)}."""
-    out = {}
-    for site, reduced, but_rows in dims:
-        apart = base[site] != values[site].astype(base[site].dtype)
-        out[site] = jnp.any(apart, axis=reduced, keepdims=True), jnp.any(apart, axis=but_rows)
-    return out
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a sweep will run. Made by `ji.plan_patching`.
 
-
-def differing(
-    cells: Cells, sites: Mapping[str, SiteSpec], base: Mapping[str, Any], values: Mapping[str, Any]
-) -> tuple[np.ndarray, int]:
-    """(bool[cell]: whether it writes anything that does not stand there already; the first row where any does).
-
-    `base` and `values` hold each site's array in the base run and what is written over it. They are compared bit
-    for bit.
+    Attributes:
+      batches: the prompts that run together.
+      programs: of each group of batches, by start position.
+      asked: cells in the result. draws: how often each is run (random draws, groups of senders).
+      apart: whether chunks may not mix layers.
+      counted: whether operations are known; else they count runs.
     """
-    dims = []
-    for site, where in cells.wheres.items():
-        spec = sites[site]
-        everything = tuple(range(len(spec.axes)))
-        rows = None if spec.row_axis is None else spec.axes.index(spec.row_axis)
-        if where.mask is not None:
-            kept: set[int | None] = {i for i in everything if where.mask.shape[i + 1] > 1}
-        else:
-            kept = {spec.axis(axis.coordinate) for axis in cells.axes}
-            kept |= (
-                {spec.axes.index("batch")} if any(isinstance(a.selectors, PerExample) for a in cells.axes) else set()
+
+    batches: tuple[Batch, ...]
+    programs: tuple[tuple[Program, ...], ...]
+    asked: int
+    draws: int
+    apart: bool
+    counted: bool
+
+    @property
+    def operations(self) -> float:
+        """Of the whole sweep, without filling up of chunks."""
+        return self.draws * sum(p.operations for batch in self.batches for p in self.programs[batch.group])
+
+    @property
+    def bytes(self) -> int:
+        """Of the largest chunk, estimated."""
+        return max((p.bytes for group in self.programs for p in group), default=0)
+
+    def describe(self) -> str:
+        """What starts where, operations, bytes and the time they should take, as text.
+
+        The time is that of this machine's own large matrix products, measured now; compilation comes on top.
+
+        Example:
+          >>> plan = ji.plan_patching(model, params, tokens, tokens[::-1], site="z", metric=ji.logit_diff(3, 4))
+          >>> print(plan.describe().splitlines()[0])
+          48 cells asked, 48 to run, 3 prompts in 1 batch
+        """
+        to_run = max((sum(p.cells for p in group) for group in self.programs), default=0)
+        prompts = sum(batch.n for batch in self.batches)
+        batches = f"{len(self.batches)} batch" + "es" * (len(self.batches) > 1)
+        lines = [f"{self.asked:,} cells asked, {to_run:,} to run, {prompts:,} prompts in {batches}"]
+        if self.draws > 1:
+            lines[0] += f", {self.draws} draws each"
+        for number, group in enumerate(self.programs):
+            own = [batch for batch in self.batches if batch.group == number]
+            if len(self.programs) > 1:
+                lines.append(f"{sum(b.n for b in own):,} prompts of up to {own[0].n_pos} tokens:")
+            for p in group:
+                first, last = p.layers
+                where = f"layer {first}" if first == last else f"layers {first} to {last}"
+                lines.append(
+                    f"  from position {p.start_pos} of {own[0].n_pos}: {p.cells:,} cells that start at {where}, "
+                    f"{p.size:,} at a time in {_amount(p.bytes, 'B', 1024)}"
+                )
+        if self.counted and self.operations:
+            rate = matrix_rate()
+            lines.append(
+                f"{_amount(self.operations, 'FLOP')}: {_duration(self.operations / rate)} or more at this machine's "
+                f"{_amount(rate, 'FLOP/s')}, compilation apart; at most {_amount(self.bytes, 'B', 1024)} a chunk"
             )
-        reduced = tuple(i for i in everything if i not in kept)
-        dims.append((site, reduced, tuple(i for i in everything if i != rows)))
-    values = {site: values[site] for site in cells.wheres}
-    found = jax.device_get(_apart({site: base[site] for site in values}, values, tuple(dims)))
-    live, first = np.zeros(len(cells), bool), []
-    for site, (apart, by_row) in found.items():
-        live |= _reached(cells, sites[site], site, apart)
-        first.append(0 if by_row.ndim == 0 else int(np.argmax(by_row)) if by_row.any() else len(by_row))
-    return live, min(first)
+        return "\n".join(lines)
+
+    def as_data(self) -> dict[str, Any]:
+        """The plan as JSON holds it."""
+        data = dataclasses.asdict(self)
+        for batch in data["batches"]:
+            batch["rows"] = batch["rows"].tolist()
+        return data
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Plan":
+        """The inverse of `as_data`."""
+        batches = tuple(Batch(**{**batch, "rows": np.array(batch["rows"])}) for batch in data["batches"])
+        programs = tuple(
+            tuple(Program(**{**program, "layers": tuple(program["layers"])}) for program in group)
+            for group in data["programs"]
+        )
+        return cls(**{**data, "batches": batches, "programs": programs})
 
 
-def _reached(cells: Cells, spec: SiteSpec, site: str, apart: np.ndarray) -> np.ndarray:
-    """bool[cell]: whether a cell selects any entry of `apart`."""
-    mask = cells.wheres[site].mask
-    if mask is not None:
-        return np.array([bool((apart & one).any()) for one in mask])
-    batch = np.moveaxis(apart, spec.axes.index("batch"), 0)
-    rest = [axis for axis in spec.axes if axis != "batch"]
-    for axis in reversed(cells.axes):  # each selection puts its axis in front
-        dim = spec.axis(axis.coordinate)
-        assert dim is not None
-        place = 1 + rest.index(spec.axes[dim])
-        batch = np.moveaxis(_any_selected(batch, axis.selectors, place), place, 1)
-        rest.insert(0, rest.pop(place - 1))
-    return batch.any(axis=0).reshape(len(cells))
-
-
-def _any_selected(apart: np.ndarray, selectors: Any, dim: int) -> np.ndarray:
-    """bool[batch, ...] with one axis replaced: for each selector, whether any entry it selects is set."""
-    if isinstance(selectors, PerExample):
-        index = np.asarray(selectors.index).T  # [batch, n]
-        shape = [1] * apart.ndim
-        shape[0], shape[dim] = index.shape
-        return np.take_along_axis(apart, index.reshape(shape), axis=dim)
-    if selectors.dtype == bool:
-        return np.moveaxis(np.tensordot(apart, selectors.T.astype(int), axes=(dim, 0)) > 0, -1, dim)
-    return np.take(apart, selectors, axis=dim)
-
-
-def starts(cells: Cells, sites: Mapping[str, SiteSpec]) -> tuple[np.ndarray, np.ndarray]:
-    """(int[cell]: the first layer, int[cell]: the first row) that each cell edits; a site outside the blocks counts
-    as the layer after the last.
-    """
-    layers, rows = np.full(len(cells), np.iinfo(int).max), np.full(len(cells), np.iinfo(int).max)
-    for site, where in cells.wheres.items():
-        spec = sites[site]
-        assert spec.row_axis is not None  # as every site of a model that can be resumed
-        depth = next(s.sizes[0] for s in sites.values() if s.per_layer)
-        assert depth is not None
-        if where.mask is not None:
-            first_layer = _first_of_mask(where.mask, 1) if spec.per_layer else np.full(len(cells), depth)
-            first_row = _first_of_mask(where.mask, 1 + spec.axes.index(spec.row_axis))
-        else:
-            first_layer = _first_of_axes(cells, "layer") if spec.per_layer else np.full(len(cells), depth)
-            first_row = _first_of_axes(cells, spec.row_axis)
-        layers, rows = np.minimum(layers, first_layer), np.minimum(rows, first_row)
-    return layers, rows
-
-
-def _first_of_mask(mask: Any, dim: int) -> np.ndarray:
-    """int[cell]: the first entry of one dimension that a cell selects; beyond the last if it selects none."""
-    chosen = mask.any(axis=tuple(i for i in range(1, mask.ndim) if i != dim))
-    return np.where(chosen.any(axis=1), chosen.argmax(axis=1), np.iinfo(int).max)
-
-
-def _first_of_axes(cells: Cells, coordinate: str) -> np.ndarray:
-    """int[cell]: the lowest coordinate of each cell along one axis; 0 where the sweep does not run over it."""
-    for number, axis in enumerate(cells.axes):
-        if axis.coordinate == coordinate:
-            shape = [1] * len(cells.axes)
-            shape[number] = len(axis.labels)
-            return np.broadcast_to(_lowest(axis).reshape(shape), cells.shape).reshape(-1)
-    return np.zeros(len(cells), int)
-
-
-def _lowest(axis: Axis) -> np.ndarray:
-    if isinstance(axis.selectors, PerExample):
-        return np.asarray(axis.selectors.index).min(axis=1)
-    return axis.selectors.argmax(axis=1) if axis.selectors.dtype == bool else axis.selectors
-
-
-def confined(cells: Cells) -> bool:
-    """Whether every cell edits one layer alone."""
-    return all(where.mask is None for where in cells.wheres.values()) and any(
-        axis.coordinate == "layer" and axis.selectors.dtype != bool for axis in cells.axes
-    )
-
-
-def metric_span(metric: Metric, geometry: Geometry) -> tuple[int, int]:
-    """(first, last) column of the prompts that a metric reads, over all of them."""
-    whole = np.ones((geometry.batch, geometry.pos), bool)
-    columns = prompt_columns(metric.positions, whole if geometry.mask is None else np.asarray(geometry.mask))
-    return int(columns.min()), int(columns.max())
-
-
-def make_plan(
-    which: np.ndarray,
+def plan_group(
     layers: np.ndarray,
     rows: np.ndarray,
+    cost: Cost,
     *,
-    n_pos: int,
     apart: bool,
-    bytes_per_row: int,
     max_bytes: int | None,
     n_devices: int,
-) -> list[Chunk]:
-    """Chunks for the cells `which`, which start at `layers` and `rows`.
-
-    Args:
-      apart: chunks may not mix start layers.
-      bytes_per_row: memory of one position of one cell (all prompts).
-    """
-    if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes <= 0):
-        raise ValueError(f"max_bytes must be a positive int, got {max_bytes!r}")
+) -> tuple[Program, ...]:
+    """The programs for the cells of one batch, which start at `layers` and `rows`."""
     budget = DEFAULT_BYTES if max_bytes is None else max_bytes
-    chunks: list[Chunk] = []
-    buckets = bucket_starts(rows, n_pos)
+    programs = []
+    buckets = bucket_starts(rows, cost.n_pos)
     for start in sorted(set(buckets.tolist())):
-        here = np.flatnonzero(buckets == start)
-        here = here[np.argsort(layers[here], kind="stable")]
-        most = max(1, budget // (bytes_per_row * (n_pos - start))) * n_devices
-        groups = np.split(here, np.flatnonzero(np.diff(layers[here])) + 1) if apart else [here]
-        size = chunk_size([len(g) for g in groups], most, n_devices)
-        for group in groups:
-            for first in range(0, len(group), size):
-                part = group[first : first + size]
-                chunks.append(Chunk(which[part], size, int(layers[part].min()), int(start)))
-    return sorted(chunks, key=lambda c: (c.start_pos, c.start_layer))
+        here = layers[buckets == start]
+        most = max(1, budget // cost.bytes(start)) * n_devices
+        size = chunk_size(np.unique(here, return_counts=True)[1].tolist() if apart else [len(here)], most, n_devices)
+        operations = float(np.sum(cost.operations(here, start)))
+        programs.append(
+            Program(
+                start_pos=start, size=size, cells=len(here), layers=(int(here.min()), int(here.max())),
+                operations=operations, bytes=size * cost.bytes(start) // n_devices,
+            )
+        )  # fmt: skip
+    return tuple(programs)
 
 
 def chunk_size(groups: Sequence[int], most: int, n_devices: int) -> int:
@@ -210,29 +160,30 @@ def chunk_size(groups: Sequence[int], most: int, n_devices: int) -> int:
     return min(sizes, key=lambda size: (sum(-(-g // size) * (size + CHUNK_COST) for g in groups), -size))
 
 
-def bucket_starts(rows: np.ndarray, n_pos: int) -> np.ndarray:
-    """int[cell]: the position each cell's program starts at: at or before its own, one of at most 1 + log2(n_pos).
+def matrix_rate() -> float:
+    """Operations per second of this device's own large matrix products, in float32: the best of a few."""
+    n = 1024
+    multiply = jax.jit(jnp.matmul)
+    one = jnp.ones((n, n), jnp.float32)
+    multiply(one, one).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        multiply(one, one).block_until_ready()
+        seconds.append(time.perf_counter() - begun)
+    return 2 * n**3 / min(seconds)
 
-    The few that cost least, counting a cell's arithmetic as proportional to the positions recomputed.
-    """
-    values, counts = np.unique(rows, return_counts=True)
-    n_buckets = min(len(values), 1 + int(math.log2(n_pos)))
-    # best[i]: least cost of the cells from values[i] on, in k buckets; each bucket starts at its lowest value
-    n = len(values)
-    total = np.concatenate([[0], np.cumsum(counts)])
-    best = np.full((n_buckets + 1, n + 1), np.inf)
-    best[:, n] = 0
-    choice = np.zeros((n_buckets + 1, n), int)
-    for k in range(1, n_buckets + 1):
-        for i in range(n):
-            ends = np.arange(i + 1, n + 1)
-            costs = (total[ends] - total[i]) * (n_pos - values[i]) + best[k - 1, ends]
-            choice[k, i] = ends[np.argmin(costs)]
-            best[k, i] = costs.min()
-    start_of = {}
-    i, k = 0, n_buckets
-    while i < n:
-        for j in range(i, choice[k, i]):
-            start_of[values[j]] = values[i]
-        i, k = choice[k, i], k - 1
-    return np.array([start_of[row] for row in rows])
+
+def _amount(value: float, unit: str, step: int = 1000) -> str:
+    """A number with its unit, in thousands of whatever size reads well."""
+    prefixes = ["", *("KMGTP" if step == 1000 else ("Ki", "Mi", "Gi", "Ti", "Pi"))]
+    power = 0
+    while value >= step and power < len(prefixes) - 1:
+        value, power = value / step, power + 1
+    return f"{value:.3g} {prefixes[power]}{unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

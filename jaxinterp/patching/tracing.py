@@ -1,6 +1,7 @@
 """Causal tracing: corrupt the subject with noise, restore one activation at a time (Meng et al. 2022, ROME)."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,10 +13,14 @@ from jaxinterp.metrics import Metric, prob
 from jaxinterp.model.interventions import Interventions, add, joined
 from jaxinterp.model.sites import SiteSpec, check_site
 from jaxinterp.model.where import Geometry, Where, at, selection
+from jaxinterp.patching.ablation import normal_noise
 from jaxinterp.patching.activation import check_run
+from jaxinterp.patching.batches import Batch, edits_of, prompts_of
 from jaxinterp.patching.cells import grid, joint_sets
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.engine import observe, patched_values
+from jaxinterp.patching.endurance import Folder
+from jaxinterp.patching.engine import Options, run_sweep, whole_forwards
+from jaxinterp.patching.nodes import Draw, node_sweep
 from jaxinterp.patching.plain import captured, metric_values
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 
@@ -42,6 +47,7 @@ def causal_tracing(
     mesh: jax.sharding.Mesh | None = None,
     max_bytes: int | None = None,
     progress: bool | None = None,
+    resume: Folder | None = None,
 ) -> xr.DataArray:
     """The indirect effect of restoring activations in a run whose subject tokens are noised.
 
@@ -86,54 +92,80 @@ def causal_tracing(
     if "pos" not in where.axes:
         raise ValueError("subject= selects no positions: give ji.at(pos=...), or the positions themselves")
     edits = joined(base_interventions)
-    clean_metric = metric or prob(_top_token(model, params, base, edits))
-    geometry = check_run(model, base, joined(edits, {"embed": add(np.zeros((1, 1, 1)), where)}), clean_metric)
+    options = Options(mesh, max_bytes, progress, resume)
+    clean_metric = metric or prob(_top_tokens(model, params, base, edits))
+    noised = {"embed": add(np.zeros((1, 1, 1)), where)}
+    geometry = check_run(model, base, joined(edits, noised), clean_metric)
     if sets is None:
         cells = grid(model.sites, (site,), over, geometry, base.roles, window)
     elif window > 1:
         raise ValueError("give sets= or window=, not both: a set names its own layers")
     else:
         cells = joint_sets(model.sites, (site,), sets, geometry)
-    names = tuple(cells.wheres)
-
-    run = Prompts(base.tokens, base.mask)
+    names = tuple(cells.masks)
     clean_edits = edits if source_interventions is None else joined(source_interventions)
-    embedded = captured(model, params, run, edits, ("embed",))["embed"]
-    cache = captured(model, params, run, clean_edits, names)
-    sigma = 3 * _subject_deviation(embedded, where, base) if noise == "3sigma" else float(noise)
-    clean = np.asarray(metric_values(model, params, run, clean_edits, clean_metric))
-    restored, noised = np.zeros((len(cells), geometry.batch)), np.zeros(geometry.batch)
-    for draw in jax.random.split(key, num_samples):
-        drawn = sigma * jax.random.normal(draw, embedded.shape, embedded.dtype)
-        corrupt = joined(edits, {"embed": add(drawn, where)})
-        observed = observe(model, params, base, corrupt, clean_metric, names)
-        noised = noised + observed[2] / num_samples
-        edited = patched_values(
-            model, params, base, corrupt, observed, cache, cells, clean_metric,
-            mesh=mesh, max_bytes=max_bytes, progress=progress,
-        )  # fmt: skip
-        restored = restored + edited / num_samples
-    total = float(clean.mean() - noised.mean())
+    subject_rows = _rows(where, base)
+    sigma = 3 * _subject_deviation(model, params, base, edits, subject_rows) if noise == "3sigma" else float(noise)
+    keys = list(jax.random.split(key, num_samples))
+
+    def draws(batch: Batch, prompts: Prompts, metric: Metric) -> list[Callable[[], Draw]]:
+        run = Prompts(prompts.tokens, prompts.mask)
+        own, theirs = (edits_of(e, model.sites, batch, base) for e in (edits, clean_edits))
+        subject = edits_of(joined(noised), model.sites, batch, base)["embed"][0].where
+
+        @functools.cache
+        def clean() -> tuple[Any, np.ndarray]:
+            clean_values = np.asarray(metric_values(model, params, run, theirs, metric))
+            return captured(model, params, run, theirs, names), clean_values
+
+        def draw(key: jax.Array) -> Draw:
+            drawn = sigma * normal_noise(key, model.sites["embed"], geometry, batch)
+            return Draw(joined(own, {"embed": add(drawn, subject)}), *clean())
+
+        return [functools.partial(draw, key) for key in keys]
+
+    first = subject_rows.argmax(axis=1) if source_interventions is None else None
+    identity = "causal_tracing", sigma, keys, clean_edits, subject_rows
+    standing = joined(edits, noised)  # what a run stands under decides which path serves it
+    sweep = node_sweep(model, params, base, cells, clean_metric, standing, draws, first=first, identity=identity)
+    tally = run_sweep(sweep, options, per_example=per_example, per_prompt=False)
     return effect_array(
-        restored, noised, clean, cells.axes, base, normalize=normalize, per_example=per_example,
-        total_effect=total, noise=sigma, window=window, site=site, method="causal_tracing",
+        tally, cells.axes, base, normalize=normalize, per_example=per_example,
+        total_effect=float(tally.source_each.mean() - tally.base_each.mean()), noise=sigma, window=window, site=site,
+        method="causal_tracing",
     )  # fmt: skip
 
 
-def _top_token(model: Any, params: Any, base: Prompts, edits: Any) -> np.ndarray:
+def _top_tokens(model: Any, params: Any, base: Prompts, edits: Any) -> np.ndarray:
     """int[batch]: the most likely token after each prompt's last."""
-    last = Metric(_argmax_last, positions=-1)
-    return np.asarray(metric_values(model, params, Prompts(base.tokens, base.mask), edits, last)).astype(np.int32)
+    last, out = Metric(_argmax_last, positions=-1), np.zeros(len(base), np.int32)
+    for batch in whole_forwards(model, params, base, last):
+        part = prompts_of(base, batch)
+        own = edits_of(edits, model.sites, batch, base)
+        values = metric_values(model, params, Prompts(part.tokens, part.mask), own, last)
+        out[batch.rows] = np.asarray(values).astype(np.int32)
+    return out
 
 
 def _argmax_last(logits: jax.Array, cache: Any) -> jax.Array:
     return jnp.argmax(logits[:, 0], axis=-1)
 
 
-def _subject_deviation(embedded: jax.Array, where: Where, base: Prompts) -> float:
-    """The standard deviation of the subject tokens' embeddings, over tokens and dimensions."""
-    spec = SiteSpec(("batch", "pos", "d_model"), (None, None, embedded.shape[-1]))
+def _rows(where: Where, base: Prompts) -> np.ndarray:
+    """bool[batch, pos]: the positions that are selected."""
+    spec = SiteSpec(("batch", "pos"), (None, None))
     mask = None if base.mask is None else jnp.asarray(base.mask)
-    chosen = selection(where, spec, Geometry.of(base.tokens, mask))
-    rows = np.broadcast_to(np.asarray(chosen)[..., 0], np.shape(base.tokens))
-    return float(np.asarray(embedded)[rows].std())
+    chosen = np.asarray(selection(where, spec, Geometry.of(base.tokens, mask)))
+    return np.broadcast_to(chosen, np.shape(base.tokens))
+
+
+def _subject_deviation(model: Any, params: Any, base: Prompts, edits: Any, rows: np.ndarray) -> float:
+    """The standard deviation of the subject tokens' embeddings, over tokens and dimensions."""
+    count, total, squares = 0, 0.0, 0.0
+    for batch in whole_forwards(model, params, base, Metric(_argmax_last)):
+        part = prompts_of(base, batch)
+        own = edits_of(edits, model.sites, batch, base)
+        embedded = np.asarray(captured(model, params, Prompts(part.tokens, part.mask), own, ("embed",))["embed"])
+        chosen = embedded[: batch.n][rows[batch.rows[: batch.n]]].astype(np.float64)
+        count, total, squares = count + chosen.size, total + chosen.sum(), squares + np.square(chosen).sum()
+    return float(np.sqrt(max(0.0, squares / count - (total / count) ** 2)))

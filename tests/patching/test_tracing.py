@@ -1,6 +1,7 @@
 """Causal tracing against its definition, draw by draw."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +20,8 @@ def test_restoring_in_a_noised_run(small, window, layers):
     )
     expected, noised = [], []
     for draw in jax.random.split(KEY, 3):
-        noise = 0.7 * jax.random.normal(draw, cache["embed"].shape)
+        drawn = [jax.random.normal(jax.random.fold_in(draw, row), cache["embed"].shape[1:]) for row in range(3)]
+        noise = 0.7 * jnp.stack(drawn)  # each prompt's own, whichever batch it is in
         corrupt = {"embed": ji.add(noise, ji.at(pos=[1, 2]))}
         restore = corrupt | {"mlp_out": ji.replace(cache["mlp_out"], ji.at(layer=layers, pos=2))}
         for edits, out in ((corrupt, noised), (restore, expected)):

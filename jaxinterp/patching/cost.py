@@ -1,0 +1,109 @@
+"""What a resumed run costs: operations (a multiply-add is two) and bytes, from the architecture alone."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxinterp.metrics import Metric
+from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.run import n_positions_read
+from jaxinterp.model.sites import SiteSpec
+from jaxinterp.model.transformer import Transformer
+from jaxinterp.model.where import Geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What the cells of one shape of batch cost.
+
+    Attributes:
+      model: of any kind; operations of models other than `ji.Transformer` are not known, and counted in runs.
+      batch, n_pos: prompts in a batch, and their columns.
+      n_read: positions of each prompt whose logits are read. n_columns: columns of the unembedding.
+      behind: whether cells start behind the heads of the block they edit.
+      itemsize: bytes of one number.
+      sites: those that are patched.
+    """
+
+    model: Any
+    batch: int
+    n_pos: int
+    n_read: int
+    n_columns: int
+    behind: bool
+    itemsize: int
+    sites: tuple[str, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether operations are; else each cell counts as one."""
+        return isinstance(self.model, Transformer)
+
+    def operations(self, layer: Any, start: Any) -> Any:
+        """Of one cell, continued from a block and a position: int, or arrays of them."""
+        if not self.known:
+            return np.ones(np.broadcast_shapes(np.shape(layer), np.shape(start)))
+        config: TransformerConfig = self.model.config
+        rows = self.n_pos - np.asarray(start)
+        after = np.maximum(config.n_layers - 1 - np.asarray(layer), 0)  # blocks behind the edited one
+        inside = np.asarray(layer) < config.n_layers
+        block = _heads(config, rows, rows, self.n_pos) + _rest(config, rows)
+        last = _heads(config, rows, self.n_read, self.n_pos) + _rest(config, self.n_read)
+        first = _rest(config, rows) if self.behind else block
+        unembedding = 2 * self.n_read * config.d_model * self.n_columns
+        total = first * inside + block * np.maximum(after - 1, 0) + last * (after > 0) + unembedding
+        return self.batch * total
+
+    def bytes(self, start: int) -> int:
+        """Of one cell at its widest, continued from a position."""
+        rows = self.n_pos - start
+        sites: Mapping[str, SiteSpec] = self.model.sites
+        patched = [int(np.prod(sites[s].shape(self.batch, self.n_pos)[int(sites[s].per_layer) :])) for s in self.sites]
+        written = 2 * max(patched, default=0) * rows // self.n_pos
+        wide = max(4, self.itemsize)
+        read = 3 * wide * self.batch * self.n_read * self.n_columns
+        if not self.known:
+            widest = [
+                int(np.prod(spec.shape(self.batch, rows)[int(spec.per_layer) :])) for s, spec in sites.items()
+                if s != "logits"
+            ]  # fmt: skip
+            return 8 * wide * max(widest) + wide * written + read
+        config: TransformerConfig = self.model.config
+        heads = (config.n_heads * 3 + 2 * config.n_kv_heads) * config.d_head
+        mlp = 0 if config.attn_only else (4 if config.gated else 3) * config.d_mlp
+        attention = 3 * wide * config.n_heads * self.n_pos
+        by_row = wide * (6 * config.d_model + max(heads, mlp)) + attention
+        return self.batch * rows * by_row + wide * written + read
+
+
+def _heads(config: TransformerConfig, rows: Any, queries: Any, keys: int) -> Any:
+    """One prompt's queries, keys, values, scores and weighted values, before `W_O`."""
+    width = config.n_heads * config.d_head
+    project = 2 * config.d_model * (queries * width + 2 * rows * config.n_kv_heads * config.d_head)
+    return project + 4 * queries * keys * width
+
+
+def _rest(config: TransformerConfig, rows: Any) -> Any:
+    """One prompt's `W_O` and MLP."""
+    mlp = 0 if config.attn_only else (3 if config.gated else 2) * config.d_mlp
+    return 2 * rows * config.d_model * (config.n_heads * config.d_head + mlp)
+
+
+def cost_of(
+    model: Any, params: Any, geometry: Geometry, metric: Metric, sites: Sequence[str], *, resumes: bool
+) -> Cost:
+    """The cost of cells that patch these sites, on the resumed path or the plain one."""
+    order = list(model.sites)
+    leaves = [np.asarray(leaf) if np.isscalar(leaf) else leaf for leaf in jax.tree.leaves(params)]
+    n_read, n_columns = geometry.pos, model.sites["logits"].sizes[-1] if "logits" in model.sites else 1
+    if resumes:
+        n_read = n_positions_read(metric.positions, geometry)
+        n_columns = n_columns if metric.columns is None else np.shape(metric.columns)[-1]
+    behind = resumes and isinstance(model, Transformer) and all(order.index(s) >= order.index("z") for s in sites)
+    return Cost(
+        model=model, batch=geometry.batch, n_pos=geometry.pos, n_read=n_read, n_columns=n_columns or 1, behind=behind,
+        itemsize=max([4, *(leaf.dtype.itemsize for leaf in leaves)]), sites=tuple(sites),
+    )  # fmt: skip
