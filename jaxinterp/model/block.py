@@ -45,19 +45,36 @@ def after_heads(
     """
     attn_key, mlp_key = (None, None) if key is None else jax.random.split(key)
 
-    def output(sublayer: str, name: str, out: jax.Array, out_key: jax.Array | None) -> jax.Array:
-        if config.has_output_norm:
-            out = norm(config, f"{name}_post", weights, tap(f"{sublayer}_pre_norm", out), tap)
-        return tap(sublayer, dropout(out_key, config.resid_dropout, out))
-
     def post_norm(name: str, x: jax.Array) -> jax.Array:
         return norm(config, name, weights, x, tap) if config.has_post_norm else x
 
-    attn_out = output("attn_out", "ln1", project_heads(weights, z, tap), attn_key)
+    attn_out = _output(config, weights, "attn_out", "ln1", project_heads(weights, z, tap), tap, attn_key)
     if config.attn_only:
         return tap("resid_post", post_norm("ln1", x + attn_out))
     mid = x if config.parallel else tap("resid_mid", post_norm("ln1", x + attn_out))
+    mlp_out = mlp_output(config, weights, mid, tap, mlp_key)
+    return tap("resid_post", x + attn_out + mlp_out if config.parallel else post_norm("ln2", mid + mlp_out))
+
+
+def mlp_output(
+    config: TransformerConfig, weights: Params, mid: jax.Array, tap: TapLike, key: jax.Array | None = None
+) -> jax.Array:
+    """What the MLP adds to the stream that it reads, [batch, rows, d_model]: the sites `mlp_in` to `mlp_out`."""
     mlp_in = tap("mlp_in", mid)
     read = norm(config, "ln2", weights, mlp_in, tap) if config.has_pre_norm else mlp_in
-    mlp_out = output("mlp_out", "ln2", mlp(config, weights, read, tap), mlp_key)
-    return tap("resid_post", x + attn_out + mlp_out if config.parallel else post_norm("ln2", mid + mlp_out))
+    return _output(config, weights, "mlp_out", "ln2", mlp(config, weights, read, tap), tap, key)
+
+
+def _output(
+    config: TransformerConfig,
+    weights: Params,
+    sublayer: str,
+    name: str,
+    out: jax.Array,
+    tap: TapLike,
+    key: jax.Array | None,
+) -> jax.Array:
+    """What a sublayer adds to the stream: normed once more where the architecture does so."""
+    if config.has_output_norm:
+        out = norm(config, f"{name}_post", weights, tap(f"{sublayer}_pre_norm", out), tap)
+    return tap(sublayer, dropout(key, config.resid_dropout, out))

@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinterp.model.attention import layer_data, take_rows
-from jaxinterp.model.block import after_heads, block
+from jaxinterp.model.attention import layer_data
+from jaxinterp.model.block import block
 from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import Intervention, at_layer, joined, split_layers
 from jaxinterp.model.layers import embed, token_positions, unembed
 from jaxinterp.model.params import Params, block_names
-from jaxinterp.model.run import Run, gather_rows, read_rows, take_columns
+from jaxinterp.model.run import Run, gather_rows, take_columns
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.tap import Tap, kept_layers, write_layer
 from jaxinterp.model.where import Geometry, Where
@@ -33,9 +33,9 @@ def resumed(
     columns: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The definition of `Transformer.resume`: every block from `start_layer` on, at every row from `start_pos` on."""
-    blocks = _Blocks(config, sites, params, run, joined(run.interventions, edits), capture, start_pos)
+    blocks = Blocks(config, sites, params, run, joined(run.interventions, edits), capture, start_pos)
     start_layer = jnp.clip(start_layer, 0, config.n_layers)
-    x = _entering(run, start_layer, start_pos)
+    x = entering(run, start_layer, start_pos)
     inside = {name: where for name, where in capture.items() if sites[name].per_layer}
     layers = {name: kept_layers(where, sites[name], blocks.geometry) for name, where in inside.items()}
     shapes = jax.eval_shape(blocks.step, 0, x)[1]
@@ -54,57 +54,7 @@ def resumed(
     return logits, {name: (cache | blocks.outside.captured)[name] for name in capture}
 
 
-def branched(
-    config: TransformerConfig,
-    sites: dict[str, SiteSpec],
-    params: Params,
-    run: Run,
-    edits: Edits,
-    start_layer: Any,
-    start_pos: int,
-    positions: Any,
-    columns: jax.Array | None,
-) -> jax.Array:
-    """The logits of `resumed` for edits that touch one layer alone, with less arithmetic.
-
-    Unchecked: what an edit selects before the start is left as it was in the run. The layer that is edited runs apart
-    from those that follow, which then need no edits of their own; the last block computes just the rows that are read.
-    If `run.cache` holds "z", the run has no edits of its own, and no site before `z` is edited, then the edited block
-    starts behind its heads.
-
-    Args:
-      start_layer: the edited layer, 0 to n_layers - 1; int or traced.
-      positions: where logits are read; not None.
-    """
-    names = list(sites)
-    behind = all(names.index(site) >= names.index("z") for site in edits)
-    # edits of the embedding are behind us, and need not be made again
-    standing = {site: several for site, several in joined(run.interventions).items() if site != "embed"}
-    z = run.cache.get("z") if behind and not standing else None
-    edited = _Blocks(config, sites, params, run, joined(standing, edits), {}, start_pos)
-    after = _Blocks(config, sites, params, run, standing, {}, start_pos)
-    x = _entering(run, start_layer, start_pos)
-    if z is None:
-        x, _ = edited.step(start_layer, x)
-    else:
-        weights, _, tap, _ = edited.layer(start_layer)
-        heads = jax.lax.dynamic_index_in_dim(z, start_layer, keepdims=False)[:, start_pos:]
-        x = after_heads(config, weights, x, heads, tap)
-    if standing:
-        x = jax.lax.fori_loop(start_layer + 1, config.n_layers, lambda layer, x: after.step(layer, x)[0], x)
-        return after.logits(x, positions, columns)
-
-    last = config.n_layers - 1
-    rows = read_rows(positions, after.geometry)
-    x = jax.lax.fori_loop(start_layer + 1, last, lambda layer, x: after.step(layer, x)[0], x)
-    if config.n_layers == 1:
-        x = take_rows(x, rows)
-    else:
-        x = jax.lax.cond(start_layer < last, lambda x: after.step(last, x, rows)[0], lambda x: take_rows(x, rows), x)
-    return unembed(config, params, x, after.outside, columns)
-
-
-class _Blocks:
+class Blocks:
     """What a resumption's blocks share: stacked weights, cached keys and values, edits, and the outside sites."""
 
     def __init__(
@@ -166,7 +116,7 @@ class _Blocks:
         return take_columns(logits, columns)
 
 
-def _entering(run: Run, layer: Any, start_pos: int) -> jax.Array:
+def entering(run: Run, layer: Any, start_pos: int) -> jax.Array:
     """The stream that enters a layer of a run, rows from `start_pos` on."""
     return jax.lax.dynamic_index_in_dim(run.resid, layer, keepdims=False)[:, start_pos:]
 

@@ -7,6 +7,9 @@ from jaxinterp.model.config import TransformerConfig, suggest
 #: What a coordinate may be called, where that is not the axis' own name.
 AXIS_ALIASES = {"head": ("head", "kv_head"), "neuron": ("d_mlp",)}
 
+#: Sites before the heads' outputs that still act on nothing but their own row of the block's output.
+QUERY_SITES = ("q_input", "q_norm_in", "q", "rot_q", "scores", "pattern")
+
 
 @dataclasses.dataclass(frozen=True)
 class SiteSpec:

@@ -213,7 +213,16 @@ def selection(where: Where, spec: SiteSpec, geometry: Geometry, layer: Any = Non
 
 
 def rows(value: jax.Array, axes: tuple[str, ...], geometry: Geometry) -> jax.Array:
-    """The rows from `geometry.start` on, of an array whose token axes are full or 1."""
+    """The rows that are computed, of an array whose token axes are full or 1."""
+    if geometry.rows is not None:
+        for dim, axis in enumerate(axes):
+            if axis in ("pos", "query") and value.shape[dim] != 1:
+                if geometry.rows.ndim == 2:
+                    shape = list(value.shape)
+                    shape[axes.index("batch")] = geometry.batch
+                    value = jnp.broadcast_to(value, shape)
+                return take(value, geometry.rows, dim, axes.index("batch"))
+        return value
     if geometry.start == 0:
         return value
     cut = tuple(

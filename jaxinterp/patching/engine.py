@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm.auto import tqdm
 
 from jaxinterp.metrics import Metric, score_read
-from jaxinterp.model.resume import branched, resumed
+from jaxinterp.model.branch import branched
+from jaxinterp.model.resume import resumed
 from jaxinterp.model.run import take_columns
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry

@@ -13,13 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp.metrics import Metric
-from jaxinterp.model.sites import SiteSpec
+from jaxinterp.model.sites import QUERY_SITES, SiteSpec
 from jaxinterp.model.where import PerExample, prompt_columns
 from jaxinterp.patching.cells import Axis, Cells
 from jaxinterp.tasks.prompts import Prompts
-
-#: Sites before the heads' outputs that still act on nothing but their own row of the block's output.
-QUERY_SITES = ("q_input", "q_norm_in", "q", "rot_q", "scores", "pattern")
 
 
 @functools.partial(jax.jit, static_argnames=("dims",))
