@@ -37,6 +37,7 @@ from jaxinterp.model.where import Where, at, per_example
 from jaxinterp.patching.ablation import ablation
 from jaxinterp.patching.activation import activation_patching, evaluate, plan_patching
 from jaxinterp.patching.cells import layer_windows
+from jaxinterp.patching.paths import path_patching
 from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tracing import causal_tracing
 from jaxinterp.plots import effects_heatmap
@@ -73,6 +74,7 @@ __all__ = [
     "log_prob",
     "logit_diff",
     "partition",
+    "path_patching",
     "per_example",
     "place",
     "plan_patching",

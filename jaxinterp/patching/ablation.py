@@ -136,7 +136,7 @@ def ablation(
         return [functools.partial(lambda key: Draw(own, values(key)), key) for key in keys]
 
     identity = "ablation", kind, pooled, independent, sigma, keys, other.tokens, other.mask, other_edits
-    sweep = node_sweep(model, params, base, cells, metric, edits, draws, identity=identity)
+    sweep = node_sweep(model, params, base, cells, metric, edits, draws, n_draws=len(keys), identity=identity)
     tally = run_sweep(sweep, options, per_example=per_example, per_prompt=False)
     return effect_array(
         tally, cells.axes, base, normalize=False, per_example=per_example,

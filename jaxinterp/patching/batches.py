@@ -137,10 +137,11 @@ def edits_of(
 
 def array_of(value: Any, spec: SiteSpec, batch: Batch) -> Any:
     """A batch's part of an array of a site's rank, each axis full or 1."""
-    return _cut(value, spec.axes, batch)
+    return cut(value, spec.axes, batch)
 
 
-def _cut(value: Any, axes: Sequence[str], batch: Batch) -> Any:
+def cut(value: Any, axes: Sequence[str], batch: Batch) -> Any:
+    """A batch's part of an array with these axes, each full or 1."""
     for dim, axis in enumerate(axes):
         if np.shape(value)[dim] == 1:
             continue
@@ -177,7 +178,7 @@ def cells_of(cells: Cells, sites: Mapping[str, SiteSpec], batch: Batch, prompts:
         kept.append(keep)
         axes.append(dataclasses.replace(axis, labels=[axis.labels[i] for i in keep], selectors=selectors))
     masks = {
-        site: None if mask is None else _cut(mask, ("cell", *sites[site].axes), batch)
+        site: None if mask is None else cut(mask, ("cell", *sites[site].axes), batch)
         for site, mask in cells.masks.items()
     }
     numbers = everything.reshape(cells.shape)[np.ix_(*kept)].reshape(-1) if axes else everything

@@ -170,7 +170,7 @@ def joint_sets(sites: Mapping[str, SiteSpec], patched: Sequence[str], sets: Any,
         entry = entry if isinstance(entry, Mapping) else dict.fromkeys(patched, entry)
         if not entry:
             raise ValueError(f"set {label!r} names no site, and no site= is given")
-        named.append({site: _union_mask(site, check_site(dict(sites), site), w, geometry) for site, w in entry.items()})
+        named.append({site: union_mask(site, check_site(dict(sites), site), w, geometry) for site, w in entry.items()})
     masks: dict[str, np.ndarray | None] = {}
     for site in dict.fromkeys(site for entry in named for site in entry):
         rank = len(sites[site].axes)
@@ -181,7 +181,7 @@ def joint_sets(sites: Mapping[str, SiteSpec], patched: Sequence[str], sets: Any,
     return Cells((axis,), masks)
 
 
-def _union_mask(site: str, spec: SiteSpec, wheres: Any, geometry: Geometry) -> np.ndarray:
+def union_mask(site: str, spec: SiteSpec, wheres: Any, geometry: Geometry) -> np.ndarray:
     """bool, the site's rank, each axis full or 1: what any of the given wheres selects."""
     union = np.zeros((1,) * len(spec.axes), bool)
     several = wheres if isinstance(wheres, (list, tuple)) else (wheres,)

@@ -23,7 +23,7 @@ class Cost:
       model: of any kind; operations of models other than `ji.Transformer` are not known, and counted in runs.
       batch, n_pos: prompts in a batch, and their columns.
       n_read: positions of each prompt whose logits are read. n_columns: columns of the unembedding.
-      behind: whether cells start behind the heads of the block they edit.
+      behind: whether cells start behind the heads of the block they edit. one_head: whether one head alone is edited.
       itemsize: bytes of one number.
       sites: those that are patched.
     """
@@ -34,6 +34,7 @@ class Cost:
     n_read: int
     n_columns: int
     behind: bool
+    one_head: bool
     itemsize: int
     sites: tuple[str, ...]
 
@@ -52,7 +53,8 @@ class Cost:
         inside = np.asarray(layer) < config.n_layers
         block = _heads(config, rows, rows, self.n_pos) + _rest(config, rows)
         last = _heads(config, rows, self.n_read, self.n_pos) + _rest(config, self.n_read)
-        first = _rest(config, rows) if self.behind else block
+        heads = _heads(config, rows, rows, self.n_pos) / (config.n_kv_heads if self.one_head else 1)
+        first = _rest(config, rows) if self.behind else _rest(config, rows) + heads
         unembedding = 2 * self.n_read * config.d_model * self.n_columns
         total = first * inside + block * np.maximum(after - 1, 0) + last * (after > 0) + unembedding
         return self.batch * total
@@ -63,6 +65,8 @@ class Cost:
         sites: Mapping[str, SiteSpec] = self.model.sites
         patched = [int(np.prod(sites[s].shape(self.batch, self.n_pos)[int(sites[s].per_layer) :])) for s in self.sites]
         written = 2 * max(patched, default=0) * rows // self.n_pos
+        if self.one_head and self.known and not self.behind:
+            written //= self.model.config.n_kv_heads
         wide = max(4, self.itemsize)
         read = 3 * wide * self.batch * self.n_read * self.n_columns
         if not self.known:
@@ -93,7 +97,14 @@ def _rest(config: TransformerConfig, rows: Any) -> Any:
 
 
 def cost_of(
-    model: Any, params: Any, geometry: Geometry, metric: Metric, sites: Sequence[str], *, resumes: bool
+    model: Any,
+    params: Any,
+    geometry: Geometry,
+    metric: Metric,
+    sites: Sequence[str],
+    *,
+    resumes: bool,
+    one_head: bool = False,
 ) -> Cost:
     """The cost of cells that patch these sites, on the resumed path or the plain one."""
     order = list(model.sites)
@@ -105,5 +116,6 @@ def cost_of(
     behind = resumes and isinstance(model, Transformer) and all(order.index(s) >= order.index("z") for s in sites)
     return Cost(
         model=model, batch=geometry.batch, n_pos=geometry.pos, n_read=n_read, n_columns=n_columns or 1, behind=behind,
+        one_head=one_head,
         itemsize=max([4, *(leaf.dtype.itemsize for leaf in leaves)]), sites=tuple(sites),
     )  # fmt: skip

@@ -21,7 +21,7 @@ from jaxinterp.model.run import take_columns
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.batches import Batch, make_batches
-from jaxinterp.patching.cost import cost_of
+from jaxinterp.patching.cost import Cost, cost_of
 from jaxinterp.patching.endurance import Folder, Keeper, Store, fingerprint, fingerprint_of_code, fingerprint_of_metric
 from jaxinterp.patching.plain import captured, metric_values, patched_metric
 from jaxinterp.patching.plan import DEFAULT_BYTES, Plan, Program, plan_group
@@ -102,8 +102,9 @@ class Sweep:
       outline: (layers, rows, live) of a batch's cells, as far as they are known without a run.
       works: how to prepare each of a batch's pieces of work.
       write: `(values, one cell's coordinates) -> its edits`; static.
+      draws: how many runs of the base a cell is averaged over.
       resumes: whether cells continue a run; else each is a whole forward.
-      one_layer: whether each cell edits one layer alone.
+      one_layer: whether each cell edits one layer alone. one_head: whether one site at one head.
       identity: what else tells this sweep from others (hashed for `resume`).
     """
 
@@ -116,9 +117,11 @@ class Sweep:
     first: np.ndarray
     outline: Callable[[Batch], tuple[np.ndarray, np.ndarray, np.ndarray]]
     works: Callable[[Batch], Sequence[Callable[[], Work]]]
+    draws: int
     write: Callable[[Any, Any], Any]
     resumes: bool
     one_layer: bool
+    one_head: bool
     identity: Any
 
 
@@ -191,10 +194,18 @@ def observe(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metri
     return run, cache, np.asarray(values)
 
 
+def cost_of_cells(sweep: Sweep, geometry: Geometry) -> Cost:
+    """What each of a sweep's cells costs in a batch of this shape."""
+    return cost_of(
+        sweep.model, sweep.params, geometry, sweep.metric, sweep.names,
+        resumes=sweep.resumes, one_head=sweep.one_head and sweep.one_layer,
+    )  # fmt: skip
+
+
 def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
     """The prompts that run together: as many as fit half of the budget with their runs, and a quarter with one cell."""
     one = Geometry(1, np.shape(sweep.base.tokens)[1])
-    cost = cost_of(sweep.model, sweep.params, one, sweep.metric, sweep.names, resumes=sweep.resumes)
+    cost = cost_of_cells(sweep, one)
     kept = ("resid_pre", "k", "v", "z", *sweep.names, *sweep.names)  # of the base run, and twice what is patched
     sites = sweep.model.sites
     run = cost.itemsize * sum(int(np.prod(sites[name].shape(1, one.pos))) for name in kept if name in sites)
@@ -288,13 +299,13 @@ def plan_sweep(sweep: Sweep, options: Options) -> tuple[Plan, Work | None]:
             together = dataclasses.replace(own[0], rows=np.concatenate([batch.rows for batch in own]))
             layers, rows, live = sweep.outline(together)
         size = Geometry(len(own[0].rows), own[0].n_pos)
-        cost = cost_of(sweep.model, sweep.params, size, sweep.metric, sweep.names, resumes=sweep.resumes)
+        cost = cost_of_cells(sweep, size)
         apart, budget = sweep.resumes and sweep.one_layer, options.max_bytes
         programs.append(
             plan_group(layers[live], rows[live], cost, apart=apart, max_bytes=budget, n_devices=options.n_devices)
         )
     plan = Plan(
-        batches=tuple(batches), programs=tuple(programs), asked=sweep.n_cells, draws=len(jobs),
+        batches=tuple(batches), programs=tuple(programs), asked=sweep.n_cells, draws=sweep.draws,
         apart=sweep.resumes and sweep.one_layer, counted=cost.known,
     )  # fmt: skip
     return plan, ready
@@ -305,7 +316,7 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
     batch = plan.batches[tally.batch]
     programs = plan.programs[batch.group]
     size = Geometry(len(batch.rows), batch.n_pos)
-    cost = cost_of(sweep.model, sweep.params, size, work.metric, sweep.names, resumes=sweep.resumes)
+    cost = cost_of_cells(sweep, size)
     shared = (
         sweep.params,
         Prompts(work.prompts.tokens, work.prompts.mask),

@@ -43,6 +43,7 @@ def node_sweep(
     edits: Mapping[str, tuple[Intervention, ...]],
     draws: Callable[[Batch, Prompts, Metric], Sequence[Callable[[], Draw]]],
     *,
+    n_draws: int = 1,
     first: np.ndarray | None = None,
     write: Callable[[Any, Any], Any] = cell_edits,
     identity: Any = (),
@@ -51,7 +52,7 @@ def node_sweep(
 
     Args:
       edits: of the base run in every draw; a draw may have more.
-      draws: what is written to a batch, given with its prompts and metric; results are averaged over draws.
+      draws: what is written to a batch, given with its prompts and metric; `n_draws` of them, averaged over.
       first: int[prompt], the first column at which what is written can differ; by default 0.
     """
     names = tuple(cells.masks)
@@ -93,14 +94,15 @@ def node_sweep(
             return Work(
                 prompts=prompts, edits=drawn.edits, metric=own_metric, run=run, base_metric=base_metric,
                 source_metric=drawn.source_metric, numbers=numbers, live=differs & read, layers=layers, rows=begun,
-                values={site: drawn.values[site] for site in names}, take=part.take, share=1 / len(jobs),
+                values={site: drawn.values[site] for site in names}, take=part.take, share=1 / n_draws,
             )  # fmt: skip
 
         return [functools.partial(work, draw) for draw in jobs]
 
     return Sweep(
         model=model, params=params, base=base, metric=metric, names=names, n_cells=len(cells), first=first,
-        outline=outline, works=works, write=write, resumes=resumes, one_layer=confined(cells),
+        outline=outline, works=works, draws=n_draws, write=write, resumes=resumes, one_layer=confined(cells),
+        one_head=len(names) == 1 and any(axis.coordinate == "head" for axis in cells.axes),
         identity=(edits, [(a.name, a.labels, a.selectors) for a in cells.axes], cells.masks, identity),
     )  # fmt: skip
 

@@ -127,7 +127,9 @@ def causal_tracing(
     first = subject_rows.argmax(axis=1) if source_interventions is None else None
     identity = "causal_tracing", sigma, keys, clean_edits, subject_rows
     standing = joined(edits, noised)  # what a run stands under decides which path serves it
-    sweep = node_sweep(model, params, base, cells, clean_metric, standing, draws, first=first, identity=identity)
+    sweep = node_sweep(
+        model, params, base, cells, clean_metric, standing, draws, n_draws=num_samples, first=first, identity=identity
+    )
     tally = run_sweep(sweep, options, per_example=per_example, per_prompt=False)
     return effect_array(
         tally, cells.axes, base, normalize=normalize, per_example=per_example,
