@@ -25,10 +25,10 @@ from jaxinterp.metrics import Metric
 from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tally import Tally
 
-Folder = str | os.PathLike[str]
+Folder = str | os.PathLike
 
-#: Saving may take this share of the time.
-SAVING_SHARE = 0.05
+#: Seconds between two saves at least, and the share of the time that saving may take.
+SAVING_PAUSE, SAVING_SHARE = 1.0, 0.05
 
 
 def fingerprint(tree: Any) -> str:
@@ -149,7 +149,7 @@ class Keeper:
         """Called after each chunk."""
         if self.store is None:
             return
-        pause = max(1.0, self.took / SAVING_SHARE)
+        pause = max(SAVING_PAUSE, self.took / SAVING_SHARE)
         if last or self.told is not None or time.monotonic() - self.saved > pause:
             begun = time.monotonic()
             self.store.write(self.plan, self.tally)

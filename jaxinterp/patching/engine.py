@@ -346,33 +346,34 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
 
     while tally.program < len(programs):
         waiting: list[tuple[int, np.ndarray, jax.Array]] = []
-        number, done = tally.program, tally.done
+        number = at = tally.program  # at: the program that fails, if one does
+        done = tally.done
         try:
             while number < len(programs) or waiting:
                 if number < len(programs):
                     which = _next_chunk(
                         queues[number][done:], work.layers, tally.sizes[batch.group][number], plan.apart
                     )
+                    at = number
                     if len(which):
                         waiting.append((number, which, launch(number, which)))
                         done += len(which)
                     else:
                         number, done = number + 1, 0
                 while waiting and (len(waiting) > ahead or number == len(programs)):
-                    program, which, edited = waiting[0]
+                    at, which, edited = waiting.pop(0)
                     values = np.asarray(edited)[: len(which)]
-                    waiting.pop(0)
-                    tally.add(work.numbers[which], work.share * (values - work.base_metric), program)
-                    bar.update(float(np.sum(cost.operations(work.layers[which], programs[program].start_pos))))
+                    tally.add(work.numbers[which], work.share * (values - work.base_metric), at)
+                    bar.update(float(np.sum(cost.operations(work.layers[which], programs[at].start_pos))))
                     keep()
             tally.program = len(programs)
         except jax.errors.JaxRuntimeError as error:
             sizes = tally.sizes[batch.group]
-            half = sizes[tally.program] // 2 // options.n_devices * options.n_devices
+            half = sizes[at] // 2 // options.n_devices * options.n_devices
             if "RESOURCE_EXHAUSTED" not in str(error) or not half:
                 raise
-            warnings.warn(f"out of memory: chunks of {sizes[tally.program]} cells become {half}", stacklevel=2)
-            sizes[tally.program] = half
+            warnings.warn(f"out of memory: chunks of {sizes[at]} cells become {half}", stacklevel=2)
+            sizes[at] = half
 
 
 def _queues(work: Work, programs: Sequence[Program]) -> list[np.ndarray]:
