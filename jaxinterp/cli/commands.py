@@ -15,7 +15,7 @@ from jaxinterp.io.results import save_effects, write_whole
 from jaxinterp.metrics import Metric, log_prob, logit_diff, prob
 from jaxinterp.model.config import suggest
 from jaxinterp.model.sites import SiteSpec, check_site
-from jaxinterp.patching.activation import activation_patching
+from jaxinterp.patching.activation import activation_patching, plan_patching
 from jaxinterp.plots import effects_heatmap
 from jaxinterp.tasks.pairs import PromptPair
 from jaxinterp.tasks.prompts import TokenPairs, tokenize_pairs
@@ -49,12 +49,16 @@ def sweep(options: argparse.Namespace) -> None:
     base, source = prompts.corrupted, prompts.clean
     if options.direction == "noising":
         base, source = source, base
-    effects = activation_patching(
-        model, params, base, source, site=options.site, over=over, metric=_metric(options.metric, prompts),
-        normalize=not options.raw, max_bytes=options.max_bytes,
-    )  # fmt: skip
-    effects.attrs |= {"model": options.model, "metric": options.metric, "direction": options.direction}
+    asked = {
+        "site": options.site, "over": over, "metric": _metric(options.metric, prompts), "max_bytes": options.max_bytes,
+    }  # fmt: skip
+    if options.plan:
+        print(plan_patching(model, params, base, source, **asked).describe())
+        return
     folder = Path(options.output)
+    kept = folder / "sweep" if options.resume else None
+    effects = activation_patching(model, params, base, source, **asked, normalize=not options.raw, resume=kept)
+    effects.attrs |= {"model": options.model, "metric": options.metric, "direction": options.direction}
     written = [*save_effects(effects, folder)]
     if effects.ndim:
         title = f"{options.model}: {options.direction}, {options.site}, {len(pairs)} prompts"

@@ -11,6 +11,8 @@ SWEEP_EXAMPLES = """examples:
   jaxinterp sweep --site resid_pre --over layer pos --direction noising
   jaxinterp sweep --over layer head role
       the same by named position (S1, S2, IO, END ...), over prompts of any structure
+  jaxinterp sweep --site mlp_post --over layer neuron pos --n 10000 --resume
+      a long one, which goes on where it stopped if it is killed; --plan tells how long
   jaxinterp sweep --model ./gpt2 --prompts pairs.jsonl --site mlp_out --over layer pos
   jaxinterp sweep --clean "one two three" --corrupted "six seven eight" --correct four --wrong nine
 
@@ -55,6 +57,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     what.add_argument("--raw", action="store_true", help="effects in the metric's units, not as a share of the way")
     what.add_argument("--dtype", choices=CHOICES["dtype"], help="(default: float32)", default="float32")
     what.add_argument("--max-bytes", type=int, help="memory for a chunk of patches")
+    what.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep finished chunks in OUTPUT/sweep; the same command goes on there after a kill",
+    )
+    what.add_argument("--plan", action="store_true", help="print what would run, and stop")
     what.add_argument("--top", type=int, default=10, help="how many effects to print (default: 10)")
     what.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
 

@@ -19,8 +19,11 @@ from jaxinterp.patching.buckets import bucket_starts
 from jaxinterp.patching.cells import Cells
 from jaxinterp.tasks.prompts import Prompts
 
-#: Lengths, and first positions, that prompts are sorted into: each pair of them compiles programs of its own.
+#: Lengths, and first positions, that prompts are sorted into at most.
 MOST_BUCKETS = 3
+
+#: What another group costs, in operations: it compiles programs of its own, which takes seconds.
+GROUP_COST = 1e12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,33 +44,43 @@ class Batch:
     first: int
 
 
-def make_batches(prompts: Prompts, first: np.ndarray, size: int, *, cut: bool) -> list[Batch]:
+def make_batches(prompts: Prompts, first: np.ndarray, size: int, *, cut: bool, operations: float = 0.0) -> list[Batch]:
     """Every prompt in one batch of at most `size`; a dataset that fits one batch is left as it is.
 
     Args:
       first: int[prompt], the first column at which each prompt can differ from what it is compared with.
       cut: whether padding behind all of a batch's prompts may be left out.
+      operations: what one column of one prompt costs, over the whole sweep; decides how many groups are worth it.
     """
     n, n_pos = np.shape(prompts.tokens)
     if n <= size:
         return [Batch(0, np.arange(n), n, n_pos, int(first.min()))]
     mask = None if prompts.mask is None or not cut else np.asarray(prompts.mask)
     lengths = np.full(n, n_pos) if mask is None else n_pos - np.argmax(mask[:, ::-1], axis=1)
-    # the same few buckets as for start positions, from the other end
-    ends = n_pos - bucket_starts(n_pos - lengths, n_pos, MOST_BUCKETS)
-    batches: list[Batch] = []
-    groups = 0
-    for end in np.unique(ends):
-        here = np.flatnonzero(ends == end)
-        begins = bucket_starts(np.minimum(first[here], end - 1), int(end), MOST_BUCKETS)
-        for begin in np.unique(begins):
-            chosen = here[begins == begin]
-            parts = -(-len(chosen) // size)
-            most = -(-len(chosen) // parts)
-            for part in np.array_split(chosen, parts):
-                rows = np.pad(part, (0, most - len(part)), mode="edge")
-                batches.append(Batch(groups, rows, len(part), int(end), int(begin)))
-            groups += 1
+
+    def groups(most_ends: int, most_begins: int) -> list[tuple[int, int, np.ndarray]]:
+        """(the column behind the last, the first that differs, the prompts) of each group."""
+        # the same few buckets as for start positions, from the other end
+        ends = n_pos - bucket_starts(n_pos - lengths, n_pos, most_ends)
+        found = []
+        for end in np.unique(ends):
+            here = np.flatnonzero(ends == end)
+            begins = bucket_starts(np.minimum(first[here], end - 1), int(end), most_begins)
+            found += [(int(end), int(begin), here[begins == begin]) for begin in np.unique(begins)]
+        return found
+
+    def price(found: list[tuple[int, int, np.ndarray]]) -> float:
+        return sum(GROUP_COST + operations * len(rows) * (end - begin) for end, begin, rows in found)
+
+    few = range(1, MOST_BUCKETS + 1)
+    batches = []
+    best = min([groups(a, b) for a in few for b in few], key=price)
+    for group, (end, begin, chosen) in enumerate(best):
+        parts = -(-len(chosen) // size)
+        most = -(-len(chosen) // parts)
+        for part in np.array_split(chosen, parts):
+            rows = np.pad(part, (0, most - len(part)), mode="edge")
+            batches.append(Batch(group, rows, len(part), end, begin))
     return batches
 
 

@@ -211,7 +211,10 @@ def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
     run = cost.itemsize * sum(int(np.prod(sites[name].shape(1, one.pos))) for name in kept if name in sites)
     budget = DEFAULT_BYTES if options.max_bytes is None else options.max_bytes
     size = max(1, min(budget // 2 // run, budget // 4 // cost.bytes(0)))
-    return make_batches(sweep.base, sweep.first, size, cut=sweep.metric.positions is not None)
+    operations = sweep.draws * sweep.n_cells * cost.operations(0, 0) / one.pos if cost.known else np.inf
+    return make_batches(
+        sweep.base, sweep.first, size, cut=sweep.metric.positions is not None, operations=float(operations)
+    )
 
 
 def whole_forwards(model: Any, params: Any, prompts: Prompts, metric: Metric) -> list[Batch]:
@@ -380,6 +383,7 @@ def _queues(work: Work, programs: Sequence[Program]) -> list[np.ndarray]:
     """For each program the cells that it runs, in order of their layers."""
     starts = np.array([program.start_pos for program in programs])
     bucket = np.searchsorted(starts, work.rows, side="right") - 1
+    assert not (work.live & (bucket < 0)).any(), "a cell starts before every planned program"
     queues = [np.flatnonzero(work.live & (bucket == number)) for number in range(len(programs))]
     return [queue[np.argsort(work.layers[queue], kind="stable")] for queue in queues]
 

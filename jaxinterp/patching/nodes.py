@@ -89,7 +89,7 @@ def node_sweep(
         def work(draw: Callable[[], Draw]) -> Work:
             drawn = draw()
             run, standing, base_metric = observe(model, params, prompts, drawn.edits, own_metric, names)
-            differs, first_row = differing(part, model.sites, standing, drawn.values)
+            differs, first_row = differing(part, model.sites, prompts, standing, drawn.values)
             begun, read = seen(part, prompts, own_metric, rows, first_row)
             return Work(
                 prompts=prompts, edits=drawn.edits, metric=own_metric, run=run, base_metric=base_metric,

@@ -552,4 +552,7 @@ def _arriving(
         return {kind: found[kind][layers] for kind, layers in slots.items()} | {"final": final[None]}
 
     changes = jax.vmap(one)(wheres)
-    return changes, {kind: jnp.any(change != 0, axis=-1) for kind, change in changes.items()}
+    moved = {kind: jnp.any(change != 0, axis=-1) for kind, change in changes.items()}
+    if prompts.mask is not None:  # what stands in rows of padding reaches nothing
+        moved = {kind: there & prompts.mask for kind, there in moved.items()}
+    return changes, moved

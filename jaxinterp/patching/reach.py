@@ -20,22 +20,26 @@ from jaxinterp.tasks.prompts import Prompts
 
 
 @functools.partial(jax.jit, static_argnames=("dims",))
-def _apart(base: Any, values: Any, dims: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]) -> Any:
-    """{site: (where base and values differ, some axes reduced; the same by row)}."""
+def _apart(
+    base: Any, values: Any, real: jax.Array | None, dims: tuple[tuple[str, tuple[int, ...], tuple[int, ...], Any], ...]
+) -> Any:
+    """{site: (where base and values differ, some axes reduced; the same by row)}; rows of padding never do."""
     out = {}
-    for site, reduced, but_rows in dims:
+    for site, reduced, but_rows, shape in dims:
         apart = base[site] != values[site].astype(base[site].dtype)
+        if real is not None and shape is not None:
+            apart &= real.reshape(shape)
         out[site] = jnp.any(apart, axis=reduced, keepdims=True), jnp.any(apart, axis=but_rows)
     return out
 
 
 def differing(
-    cells: Cells, sites: Mapping[str, SiteSpec], base: Mapping[str, Any], values: Mapping[str, Any]
+    cells: Cells, sites: Mapping[str, SiteSpec], prompts: Prompts, base: Mapping[str, Any], values: Mapping[str, Any]
 ) -> tuple[np.ndarray, int]:
     """(bool[cell]: whether it writes anything that does not stand there already; the first row where any does).
 
     `base` and `values` hold each site's array in the base run and what is written over it. They are compared bit
-    for bit.
+    for bit. What stands in rows of padding reaches nothing that is read.
     """
     dims = []
     for site, mask in cells.masks.items():
@@ -49,8 +53,13 @@ def differing(
             if any(isinstance(axis.selectors, PerExample) for axis in cells.axes):
                 kept |= {spec.axes.index("batch")}
         reduced = tuple(i for i in everything if i not in kept)
-        dims.append((site, reduced, tuple(i for i in everything if i != rows)))
-    found = jax.device_get(_apart({s: base[s] for s in cells.masks}, {s: values[s] for s in cells.masks}, tuple(dims)))
+        shape = None
+        if rows is not None:  # of the mask, as the site's array has it
+            sizes = dict(zip(("batch", spec.row_axis), np.shape(prompts.tokens), strict=True))
+            shape = tuple(sizes.get(axis, 1) for axis in spec.axes)
+        dims.append((site, reduced, tuple(i for i in everything if i != rows), shape))
+    stood, written = ({site: of[site] for site in cells.masks} for of in (base, values))
+    found = jax.device_get(_apart(stood, written, prompts.mask, tuple(dims)))
     live, first = np.zeros(len(cells), bool), []
     for site, (apart, by_row) in found.items():
         live |= _reached(cells, sites[site], cells.masks[site], apart)
