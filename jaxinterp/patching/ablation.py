@@ -17,6 +17,7 @@ from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.activation import check_run, check_tokens, choose_cells
 from jaxinterp.patching.batches import Batch, array_of, edits_of, prompts_of
+from jaxinterp.patching.cells import Over
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder
 from jaxinterp.patching.engine import Options, run_sweep, whole_forwards
@@ -34,7 +35,7 @@ def ablation(
     *,
     metric: Metric,
     site: str | None = None,
-    over: Sequence[str] = ("layer", "head", "pos"),
+    over: Over = ("layer", "head", "pos"),
     kind: str = "zero",
     reference: Any = None,
     pooled: bool = False,

@@ -18,7 +18,7 @@ from jaxinterp.model.sites import check_site
 from jaxinterp.model.tap import check_capture
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.batches import Batch, edits_of, metric_of, prompts_of
-from jaxinterp.patching.cells import Cells, grid, joint_sets
+from jaxinterp.patching.cells import Cells, Over, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder
 from jaxinterp.patching.engine import Options, Sweep, observe, plan_sweep, run_sweep, whole_forwards
@@ -37,7 +37,7 @@ def activation_patching(
     *,
     metric: Metric,
     site: str | None = None,
-    over: Sequence[str] = ("layer", "head", "pos"),
+    over: Over = ("layer", "head", "pos"),
     normalize: bool | str = False,
     per_example: bool = False,
     renormalise: bool = False,
@@ -60,7 +60,8 @@ def activation_patching(
       metric: what effects are measured in.
       site: which activation; or `sites`, patched together in every cell (("q", "k", "v"), say).
       over: the axes of the sweep, a subset of the site's; what it leaves out is patched whole. "role" stands for
-        named positions. Empty: one patch of everything.
+        named positions. A mapping gives the entries too: `{"layer": [3, 4], "head": None}`. Empty: one patch of
+        everything.
       normalize: divide effects by (source - base), difference of means: 1 is the whole way. "per_prompt" divides each
         prompt's effect by its own difference.
       per_example: keep the prompts apart.
@@ -71,7 +72,8 @@ def activation_patching(
       mask: as in `apply`, for tokens given as arrays.
       base_interventions, source_interventions: edits under which the two runs stand.
       mesh: devices over which the cells are spread; parameters are replicated.
-      max_bytes: memory for a chunk of cells, beside the parameters and the base run; by default 512 MiB.
+      max_bytes: memory for a chunk of cells, beside the parameters and the runs of one batch; by default 64 MiB on
+        CPUs, a quarter of what is free on an accelerator. A smaller one also means fewer prompts in a batch.
       progress: a bar with rate and time left; by default shown if the sweep takes more than a second.
       resume: a folder in which finished chunks are kept. After a kill, the same call goes on where it stopped, with a
         result that is the same bit for bit; SIGTERM and Ctrl-C finish the chunk in flight first.
@@ -116,7 +118,7 @@ def plan_patching(
     *,
     metric: Metric,
     site: str | None = None,
-    over: Sequence[str] = ("layer", "head", "pos"),
+    over: Over = ("layer", "head", "pos"),
     roles: Mapping[str, Any] | None = None,
     sites: Sequence[str] | None = None,
     sets: Any = None,
@@ -135,7 +137,7 @@ def plan_patching(
       >>> corrupted = tokens.at[:, 2].set(7)
       >>> plan = ji.plan_patching(model, params, corrupted, tokens, site="z", metric=ji.logit_diff(3, 4))
       >>> plan.describe().splitlines()[0]
-      '48 cells asked, 28 to run, 3 prompts in 1 batch'
+      '48 cells asked, 20 to run, 3 prompts in 1 batch'
     """
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     sweep, _ = _patching(
@@ -152,7 +154,7 @@ def _patching(
     source: Prompts,
     metric: Metric,
     site: str | None,
-    over: Sequence[str],
+    over: Over,
     renormalise: bool,
     roles: Mapping[str, Any] | None,
     sites: Sequence[str] | None,
@@ -242,7 +244,7 @@ def choose_cells(
     site: str | None,
     sites: Sequence[str] | None,
     sets: Any,
-    over: Sequence[str],
+    over: Over,
     roles: Mapping[str, Any] | None,
 ) -> Cells:
     """The patches that `site`, `sites`, `sets` and `over` ask for; raises where they ask for nothing, or too much."""

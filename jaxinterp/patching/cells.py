@@ -23,6 +23,10 @@ COORDINATES = {
 }  # fmt: skip
 
 
+#: The axes of a sweep; as a mapping, with the entries of each (None: all).
+Over = Sequence[str] | Mapping[str, Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class Axis:
     """One axis of a result: a selector (and its label) for each of its entries.
@@ -75,12 +79,12 @@ class Cells:
 def grid(
     sites: Mapping[str, SiteSpec],
     patched: Sequence[str],
-    over: Sequence[str],
+    over: Over,
     geometry: Geometry,
     roles: Mapping[str, Any] | None,
     window: int = 1,
 ) -> Cells:
-    """Every combination of the axes in `over`; at each, all `patched` sites at once.
+    """Every combination of the axes in `over`, or of their entries; at each, all `patched` sites at once.
 
     A `window` of more than 1 patches that many layers around each cell's own (`layer_windows`).
 
@@ -102,8 +106,24 @@ def grid(
     coordinates = [axis.coordinate for axis in axes]
     if len(set(coordinates)) < len(coordinates):
         raise ValueError(f"over={tuple(over)} names one axis twice")
+    if isinstance(over, Mapping):
+        axes = tuple(axis if over[axis.name] is None else _entries(axis, over[axis.name]) for axis in axes)
     # a grid of no axes is one cell, and still needs a leaf to say so
     return Cells(axes, {s: None if axes else np.ones((1,) * (1 + len(sites[s].axes)), bool) for s in patched})
+
+
+def _entries(axis: Axis, wanted: Any) -> Axis:
+    """An axis with some of its entries, by label."""
+    wanted = list(wanted) if np.ndim(wanted) or isinstance(wanted, range) else [wanted]
+    for one in wanted:
+        if one not in axis.labels:
+            told = suggest(str(one), axis.labels) if axis.name == "role" else f"it has 0 to {len(axis.labels) - 1}"
+            raise ValueError(f"over[{axis.name!r}] holds {one!r}, which is no entry of that axis; {told}")
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"over[{axis.name!r}] is empty, or names an entry twice: {wanted}")
+    places = np.array([axis.labels.index(one) for one in wanted])
+    selectors = jax.tree.map(lambda leaf: leaf[places], axis.selectors)
+    return dataclasses.replace(axis, labels=[axis.labels[i] for i in places], selectors=selectors)
 
 
 def _axis(

@@ -14,6 +14,21 @@ from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
 
+#: What the runs of one batch of prompts, and one chunk of whole forwards, may take unless the caller says otherwise.
+RUN_BYTES = 512 * 2**20
+
+#: What a chunk of cells may take on CPUs: more does not fit their caches, and is slower.
+CPU_BYTES = 64 * 2**20
+
+
+def chunk_bytes() -> int:
+    """What a chunk of cells may take unless the caller says otherwise: on an accelerator, a quarter of what is free."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return CPU_BYTES
+    stats = device.memory_stats() or {}
+    return max(CPU_BYTES, (stats.get("bytes_limit", 4 * 2**30) - stats.get("bytes_in_use", 0)) // 4)
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:

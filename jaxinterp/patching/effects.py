@@ -48,7 +48,7 @@ def effect_array(
     coords: dict[str, Any] = {axis.name: axis.labels for axis in axes}
     if (tokens := token_labels(prompts)) is not None:
         for name in {"pos", "query", "key"} & set(names):
-            coords[f"{name}_token"] = (name, tokens)
+            coords[f"{name}_token"] = (name, [tokens[i] for i in coords[name]])
     if per_example:
         each = (tally.each / scale).reshape(*shape, n)
         return xr.DataArray(each, dims=[*names, "batch"], coords=coords, name="effect", attrs=attrs)

@@ -21,10 +21,10 @@ from jaxinterp.model.run import take_columns
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.batches import Batch, make_batches
-from jaxinterp.patching.cost import Cost, cost_of
+from jaxinterp.patching.cost import RUN_BYTES, Cost, chunk_bytes, cost_of
 from jaxinterp.patching.endurance import Folder, Keeper, Store, fingerprint, fingerprint_of_code, fingerprint_of_metric
 from jaxinterp.patching.plain import captured, metric_values, patched_metric
-from jaxinterp.patching.plan import DEFAULT_BYTES, Plan, Program, plan_group
+from jaxinterp.patching.plan import Plan, Program, plan_group
 from jaxinterp.patching.reach import columns_read, n_layers
 from jaxinterp.patching.tally import Tally
 from jaxinterp.tasks.prompts import Prompts
@@ -54,6 +54,11 @@ class Options:
             raise ValueError(f"max_bytes must be a positive int, got {self.max_bytes!r}")
         if self.resume is not None and not isinstance(self.resume, Folder):
             raise TypeError(f"resume must be a folder, got {type(self.resume).__name__}")
+
+    @property
+    def budget(self) -> int:
+        """Bytes that a chunk of cells may take."""
+        return self.max_bytes or chunk_bytes()
 
     @property
     def n_devices(self) -> int:
@@ -209,8 +214,7 @@ def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
     kept = ("resid_pre", "k", "v", "z", *sweep.names, *sweep.names)  # of the base run, and twice what is patched
     sites = sweep.model.sites
     run = cost.itemsize * sum(int(np.prod(sites[name].shape(1, one.pos))) for name in kept if name in sites)
-    budget = DEFAULT_BYTES if options.max_bytes is None else options.max_bytes
-    size = max(1, min(budget // 2 // run, budget // 4 // cost.bytes(0)))
+    size = max(1, min((options.max_bytes or RUN_BYTES) // 2 // run, options.budget // 4 // cost.bytes(0)))
     operations = sweep.draws * sweep.n_cells * cost.operations(0, 0) / one.pos if cost.known else np.inf
     return make_batches(
         sweep.base, sweep.first, size, cut=sweep.metric.positions is not None, operations=float(operations)
@@ -221,7 +225,7 @@ def whole_forwards(model: Any, params: Any, prompts: Prompts, metric: Metric) ->
     """The prompts that one whole forward takes at a time."""
     one = Geometry(1, np.shape(prompts.tokens)[1])
     cost = cost_of(model, params, one, metric, (), resumes=False)
-    size = max(1, DEFAULT_BYTES // cost.bytes(0))
+    size = max(1, RUN_BYTES // cost.bytes(0))
     return make_batches(prompts, np.zeros(len(prompts), int), size, cut=metric.positions is not None)
 
 
@@ -303,7 +307,7 @@ def plan_sweep(sweep: Sweep, options: Options) -> tuple[Plan, Work | None]:
             layers, rows, live = sweep.outline(together)
         size = Geometry(len(own[0].rows), own[0].n_pos)
         cost = cost_of_cells(sweep, size)
-        apart, budget = sweep.resumes and sweep.one_layer, options.max_bytes
+        apart, budget = sweep.resumes and sweep.one_layer, options.budget
         programs.append(
             plan_group(layers[live], rows[live], cost, apart=apart, max_bytes=budget, n_devices=options.n_devices)
         )

@@ -29,12 +29,12 @@ from jaxinterp.model.where import Geometry, Where
 from jaxinterp.patching.activation import check_pair, check_run
 from jaxinterp.patching.batches import Batch, cut, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cells import COORDINATES, Axis, union_mask
+from jaxinterp.patching.cost import RUN_BYTES
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder
 from jaxinterp.patching.engine import Options, Sweep, Work, begins, can_resume, observe, run_sweep
 from jaxinterp.patching.nodes import first_difference
 from jaxinterp.patching.plain import captured
-from jaxinterp.patching.plan import DEFAULT_BYTES
 from jaxinterp.patching.reach import columns_read
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 
@@ -333,7 +333,7 @@ def _path_sweep(
         if not one_layer:
             slots = {kind: np.arange(config.n_layers) for kind in slots}
         each = 2 * config.n_layers * geometry.batch * geometry.pos * config.d_model * 4
-        together = max(1, (options.max_bytes or DEFAULT_BYTES) // 4 // each)
+        together = max(1, (options.max_bytes or RUN_BYTES) // 4 // each)
 
         @functools.cache
         def runs() -> tuple[Any, ...]:

@@ -17,9 +17,6 @@ from jaxinterp.patching.batches import Batch
 from jaxinterp.patching.buckets import bucket_starts
 from jaxinterp.patching.cost import Cost
 
-#: What a chunk of cells may take in memory unless the caller says otherwise.
-DEFAULT_BYTES = 512 * 2**20
-
 #: What starting a chunk costs, in cells: smaller chunks waste less padding, but each must be started.
 CHUNK_COST = 1
 
@@ -132,16 +129,15 @@ def plan_group(
     cost: Cost,
     *,
     apart: bool,
-    max_bytes: int | None,
+    max_bytes: int,
     n_devices: int,
 ) -> tuple[Program, ...]:
     """The programs for the cells of one batch, which start at `layers` and `rows`."""
-    budget = DEFAULT_BYTES if max_bytes is None else max_bytes
     programs = []
     buckets = bucket_starts(rows, cost.n_pos)
     for start in sorted(set(buckets.tolist())):
         here = layers[buckets == start]
-        most = max(1, budget // cost.bytes(start)) * n_devices
+        most = max(1, max_bytes // cost.bytes(start)) * n_devices
         size = chunk_size(np.unique(here, return_counts=True)[1].tolist() if apart else [len(here)], most, n_devices)
         operations = float(np.sum(cost.operations(here, start)))
         programs.append(

@@ -1,7 +1,7 @@
 """Causal tracing: corrupt the subject with noise, restore one activation at a time (Meng et al. 2022, ROME)."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jaxinterp.model.where import Geometry, Where, at, selection
 from jaxinterp.patching.ablation import normal_noise
 from jaxinterp.patching.activation import check_run
 from jaxinterp.patching.batches import Batch, edits_of, prompts_of
-from jaxinterp.patching.cells import grid, joint_sets
+from jaxinterp.patching.cells import Over, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder
 from jaxinterp.patching.engine import Options, run_sweep, whole_forwards
@@ -33,7 +33,7 @@ def causal_tracing(
     subject: Any,
     key: jax.Array,
     site: str = "resid_post",
-    over: Sequence[str] = ("layer", "pos"),
+    over: Over = ("layer", "pos"),
     window: int = 1,
     sets: Any = None,
     noise: float | str = "3sigma",

@@ -7,7 +7,6 @@ import pytest
 import jaxinterp as ji
 from jaxinterp.patching import engine
 from jaxinterp.patching.batches import make_batches, metric_of, prompts_of
-from jaxinterp.patching.plan import DEFAULT_BYTES
 
 N, POS = 20, 7
 TIGHT = 60_000  # bytes: a few prompts at a time
@@ -104,7 +103,7 @@ def test_batches_change_nothing(small, name, side, monkeypatch):
     monkeypatch.setattr("jaxinterp.patching.batches.GROUP_COST", 0.0)  # sort by length and first position as well
     seen = []
     monkeypatch.setattr("jaxinterp.patching.engine.make_batches", _counting(seen))
-    at_once = ask(max_bytes=DEFAULT_BYTES)
+    at_once = ask(max_bytes=2**30)
     assert seen[-1] == 1
     batched = ask(max_bytes=TIGHT)
     assert seen[-1] > 3, "it should have taken several batches"
