@@ -78,7 +78,7 @@ class Plan:
         Example:
           >>> plan = ji.plan_patching(model, params, tokens, tokens[::-1], site="z", metric=ji.logit_diff(3, 4))
           >>> print(plan.describe().splitlines()[0])
-          48 cells asked, 48 to run, 3 prompts in 1 batch
+          48 cells asked, 28 to run, 3 prompts in 1 batch
         """
         to_run = max((sum(p.cells for p in group) for group in self.programs), default=0)
         prompts = sum(batch.n for batch in self.batches)
