@@ -91,7 +91,7 @@ def test_every_public_name_is_documented_with_an_example(name):
 
 
 def test_techniques_take_their_arguments_in_one_order():
-    for function in (ji.activation_patching, ji.ablation, ji.evaluate, ji.causal_tracing):
+    for function in (ji.activation_patching, ji.path_patching, ji.ablation, ji.evaluate, ji.causal_tracing):
         parameters = list(inspect.signature(function).parameters.values())
         names = [p.name for p in parameters]
         assert names[:3] == ["model", "params", "base"]
@@ -102,7 +102,7 @@ def test_techniques_take_their_arguments_in_one_order():
         )
         assert {"mask", "base_interventions", "metric", "per_example"} <= set(names)
         if function is not ji.evaluate:  # one run needs no chunks, no bar, and no source
-            assert {"source_interventions", "mesh", "max_bytes", "progress"} <= set(names)
+            assert {"source_interventions", "mesh", "max_bytes", "progress", "resume"} <= set(names)
 
 
 def test_importing_has_no_side_effects():
@@ -116,14 +116,16 @@ def test_importing_has_no_side_effects():
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_the_readme_example_runs(capsys):
+def test_the_readme_examples_run_one_after_the_other(capsys, tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
+    monkeypatch.chdir(tmp_path)
+    names = {}
     for block in blocks:
         assert len(block.splitlines()) <= 25
-        exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out
+        exec(compile(block, "README.md", "exec"), names)
+        assert capsys.readouterr().out
 
 
 def test_the_readme_names_what_exists():
