@@ -324,16 +324,11 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
     programs = plan.programs[batch.group]
     size = Geometry(len(batch.rows), batch.n_pos)
     cost = cost_of_cells(sweep, size)
-    shared = (
-        sweep.params,
-        Prompts(work.prompts.tokens, work.prompts.mask),
-        work.edits,
-        work.run,
-        work.values,
-        work.metric,
-    )
-    if options.mesh is not None:
-        shared = jax.device_put(shared, NamedSharding(options.mesh, PartitionSpec()))
+    # what all chunks share goes to the devices once
+    shared = sweep.params, Prompts(work.prompts.tokens, work.prompts.mask), work.run, work.values, work.metric
+    everywhere = None if options.mesh is None else NamedSharding(options.mesh, PartitionSpec())
+    params, prompts, run, written, metric = jax.device_put(shared, everywhere)
+    edits = work.edits if options.mesh is None else jax.device_put(work.edits, everywhere)
     queues = _queues(work, programs)
     # on an accelerator the next chunk is under way while the last one's result is fetched
     ahead = int(jax.default_backend() != "cpu")
@@ -343,11 +338,10 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
         cells = work.take(np.pad(which, (0, size - len(which)), mode="edge"))
         if options.mesh is not None:
             cells = jax.device_put(cells, NamedSharding(options.mesh, PartitionSpec(options.mesh.axis_names)))
-        params, prompts, edits, run, values, metric = shared
         if run is None:
-            return patched_metric(sweep.model, params, prompts, edits, values, cells, metric, sweep.write)
+            return patched_metric(sweep.model, params, prompts, edits, written, cells, metric, sweep.write)
         return _resumed_metric(
-            sweep.model, params, run, values, cells, metric, int(work.layers[which].min()),
+            sweep.model, params, run, written, cells, metric, int(work.layers[which].min()),
             start_pos=start, one_layer=sweep.one_layer, write=sweep.write,
         )  # fmt: skip
 

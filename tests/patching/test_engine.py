@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import jaxinterp as ji
 from jaxinterp.patching import engine
-from jaxinterp.patching.plan import bucket_starts, chunk_size
+from jaxinterp.patching.buckets import bucket_starts
+from jaxinterp.patching.plan import chunk_size
 
 
 @dataclasses.dataclass(frozen=True)
