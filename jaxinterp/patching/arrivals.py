@@ -79,7 +79,10 @@ def arriving(
             if "z" in sent:
                 heads = heads + jnp.einsum("bphf,hfd->bpd", sent_by("z"), weights["W_O"])
             if "result" in sent:
-                heads = heads + sent_by("result").sum(axis=2)
+                results = kept["result"]
+                if "z" in sent:  # a head named by both sends once
+                    results = results + jnp.einsum("bphf,hfd->bphd", sent_by("z"), weights["W_O"])
+                heads = (tap.edit("result", results) - kept["result"]).sum(axis=2)
             heads = through_norm("ln1_post", "attn_out_pre_norm", heads)
             if "attn_out" in sent:
                 heads = tap.edit("attn_out", kept["attn_out"] + heads) - kept["attn_out"]
@@ -122,6 +125,7 @@ def arrivals(
     config: TransformerConfig,
     group: tuple[str, ...],
     reads: Mapping[str, np.ndarray],
+    at_rows: Mapping[str, np.ndarray],
     slots: Mapping[str, np.ndarray],
     moved: Mapping[str, np.ndarray],
     seen: np.ndarray | None,
@@ -129,6 +133,7 @@ def arrivals(
     """(bool[sender, receiver]: whether anything arrives that the metric can see, int: the first row where it does).
 
     Args:
+      reads: bool[receiver, layer]. at_rows: bool[receiver, pos], or one column for all positions.
       moved: bool[sender, slot, batch, pos], where a change is not 0. seen: bool[batch, pos], what the metric reads.
     """
     hit: Any = 0
@@ -141,5 +146,5 @@ def arrivals(
             here = here & (seen | ~last[:, None, None])
         rows = here.any(axis=2).astype(np.float32)  # [sender, slot, pos]
         chosen = reads[site] if kind == "final" else reads[site][:, layers]
-        hit = hit + np.einsum("slp,rl->srp", rows, chosen.astype(np.float32), optimize=True)
+        hit = hit + np.einsum("slp,rl->srp", rows, chosen.astype(np.float32), optimize=True) * at_rows[site]
     return hit.any(axis=-1), (hit > 0).argmax(axis=-1).astype(np.int32)

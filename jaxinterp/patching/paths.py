@@ -18,7 +18,7 @@ import xarray as xr
 
 from jaxinterp.metrics import Metric
 from jaxinterp.model.config import suggest
-from jaxinterp.model.interventions import Intervention, Interventions, add, joined
+from jaxinterp.model.interventions import Intervention, Interventions, add, joined, replace
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry, Where
@@ -37,10 +37,13 @@ from jaxinterp.tasks.prompts import Prompts, as_prompts
 
 #: Sites that standing edits may be made at: others lie between a sender and the stream, or cut it.
 STANDING = (
-    "embed", "q_input", "k_input", "v_input", "ln1.scale", "ln1.normalized", "q_norm_in", "k_norm_in", "q", "k", "v",
+    "embed", "ln1.scale", "ln1.normalized", "q_norm_in", "k_norm_in", "q", "k", "v",
     "rot_q", "rot_k", "scores", "pattern", "z", "ln2.scale", "ln2.normalized", "mlp_pre", "mlp_pre_linear", "mlp_mid",
     "mlp_post", "ln_final.scale", "ln_final.normalized", "logits",
 )  # fmt: skip
+
+#: The site of the stream that each kind of receiver reads.
+STREAMS = {"pre": "resid_pre", "mid": "mlp_in", "final": "resid_final"}
 
 MODES = ("direct", "ioi")
 
@@ -75,9 +78,9 @@ def path_patching(
         pos_embed`.
       receivers: the same, of `q_input k_input v_input` (k and v by kv_head), `mlp_in` and `resid_final`, whose effect
         on the logits is direct.
-      mode: "direct": receivers read the base run's stream plus the senders' own change, nothing in between hears of
-        it. "ioi": all other heads are frozen as in the base run, MLPs and norms are recomputed, and receivers read what
-        arrives.
+      mode: "direct": the senders' own change is added to what receivers read, nothing in between hears of it. "ioi":
+        all other heads are frozen as in the base run, MLPs and norms are recomputed, and what receivers read is
+        overwritten by what arrives. Of a receiver behind another, the first lets it hear of the other, the second not.
       over: what is swept, of `sender_` and `receiver_` with `site layer head pos neuron`; whatever it leaves out acts
         together. Empty: all senders into all receivers at once. All paths between heads, say:
         `over=("sender_layer", "sender_head", "receiver_site", "receiver_layer", "receiver_head")`. Axes hold the
@@ -136,7 +139,9 @@ def path_patching(
     if "pos_embed" in send.masks and model.config.positions == "qk":
         raise ValueError("site 'pos_embed' does not enter this model's stream: queries and keys read it apart")
     ioi = mode == "ioi" and not freeze_mlps
-    sweep = _path_sweep(model, params, base, source, metric, send, receive, edits, source_edits, ioi, options)
+    sweep = _path_sweep(
+        model, params, base, source, metric, send, receive, edits, source_edits, ioi, mode == "ioi", options
+    )
     tally = run_sweep(sweep, options, per_example=per_example, per_prompt=normalize == "per_prompt")
     names = [f"sender_{a.name}" for a in send.axes] + [f"receiver_{a.name}" for a in receive.axes]
     axes = [dataclasses.replace(a, name=n) for a, n in zip((*send.axes, *receive.axes), names, strict=True)]
@@ -157,9 +162,14 @@ def _path_sweep(
     edits: Mapping[str, tuple[Intervention, ...]],
     source_edits: Mapping[str, tuple[Intervention, ...]],
     ioi: bool,
+    overwrite: bool,
     options: Options,
 ) -> Sweep:
-    """Every sender (or all of them together) with every receiver."""
+    """Every sender (or all of them together) with every receiver.
+
+    Args:
+      ioi: whether MLPs carry changes on. overwrite: whether receivers read what arrived whatever happens before them.
+    """
     config, sites = model.config, model.sites
     names = tuple(receive.masks)
     resumes = can_resume(model, metric, names, edits)
@@ -167,7 +177,7 @@ def _path_sweep(
     # receivers of one site at a time where sites are an axis, so that one of them is all that a cell edits
     by_site = "site" in receive.coordinates(np.arange(n_receive))
     groups = [(name,) for name in names] if by_site else [names]
-    reads = {site: receive.layers(site, sites) for site in names}
+    reads = {site: receive.selected(site, sites, "layer", config.n_layers) for site in names}
     reached = np.zeros((n_send, n_receive), bool)
     for name in names:
         reached |= upstream(config, send, sites, RECEIVERS[name]).astype(int) @ reads[name].T.astype(int) > 0
@@ -199,7 +209,13 @@ def _path_sweep(
         run = Prompts(prompts.tokens, prompts.mask)
         own = edits_of(edits, sites, batch, base)
         geometry = Geometry.of(run.tokens, None if run.mask is None else jnp.asarray(run.mask))
-        kept = (*send.masks, "attn_out_pre_norm", "mlp_out_pre_norm", "mlp_in")
+        kept = (
+            *send.masks,
+            "attn_out_pre_norm",
+            "mlp_out_pre_norm",
+            "mlp_in",
+            *(STREAMS.values() if overwrite else ()),
+        )
         kept = tuple(dict.fromkeys(site for site in kept if site in sites))
         slots = {  # the layers whose arriving changes anybody receives
             kind: np.flatnonzero(sum(reads[n].any(axis=0) for n in names if RECEIVERS[n] == kind))
@@ -227,6 +243,10 @@ def _path_sweep(
             wheres = {s: _of_batch(where, sites[s], batch) for s, where in send.wheres(padded, sites).items()}
             values = {site: values[site] for site in send.masks}
             changes, moved = arriving(model, params, run, cache, values, own, wheres, slots, ioi=ioi)
+            if overwrite:  # what the receivers read in the base run, the change included
+                streams = {kind: cache[site] for kind, site in STREAMS.items() if kind in changes}
+                stood = {k: x[slots[k]] if k in slots else x[None] for k, x in streams.items()}
+                changes = {kind: stood[kind] + change for kind, change in changes.items()}
             return chosen, changes, jax.device_get(moved)
 
         def work(first: int, group: tuple[str, ...]) -> Work:
@@ -237,7 +257,8 @@ def _path_sweep(
                 receivers = np.flatnonzero(receive.coordinates(receivers)["site"] == names.index(group[0]))
             sender, receiver = (x.reshape(-1) for x in np.meshgrid(np.arange(len(chosen)), receivers, indexing="ij"))
             seen = columns_read(own_metric, prompts) if resumes else None
-            live, rows = arrivals(config, group, reads, slots, moved, seen)
+            at_rows = {site: receive.selected(site, sites, "pos", batch.n_pos)[:, : batch.n_pos] for site in group}
+            live, rows = arrivals(config, group, reads, at_rows, slots, moved, seen)
             live, rows = live[sender, receiver], rows[sender, receiver]
             rows, read = begins(model, prompts, own_metric, rows, 0, resumes=resumes)
             layers = receiver_layer[receiver] if resumes else np.zeros_like(receiver)
@@ -248,7 +269,9 @@ def _path_sweep(
                 cell: dict[str, Any] = {"sender": sender[which], "wheres": {}}
                 for site in group:
                     where = _of_batch(wheres[site], sites[site], batch)
-                    if "pos" in (sent := send.coordinates(chosen[sender[which]])):  # the change stands at one position
+                    # the change stands at one position; what else is overwritten matters to receivers in a row alone
+                    sent = send.coordinates(chosen[sender[which]])
+                    if "pos" in sent and (not overwrite or (one_layer and len(group) == 1)):
                         where = dataclasses.replace(where, index={"pos": sent["pos"], **where.index})
                     cell["wheres"][site] = where
                 if one_layer:
@@ -268,9 +291,10 @@ def _path_sweep(
     return Sweep(
         model=model, params=params, base=base, metric=metric, names=names, n_cells=n_send * n_receive,
         first=np.zeros(len(base), int) if edits or source_edits else first_difference(base, source),
-        outline=outline, works=works, draws=1, write=_arrive, resumes=resumes, one_layer=one_layer,
+        outline=outline, works=works, draws=1, write=_overwrite if overwrite else _arrive,
+        resumes=resumes, one_layer=one_layer,
         one_head="head" in receive.coordinates(np.arange(1)) and (by_site or len(names) == 1),
-        identity=("path_patching", ioi, sides, source.tokens, edits, source_edits, budget),
+        identity=("path_patching", ioi, overwrite, sides, source.tokens, edits, source_edits, budget),
     )  # fmt: skip
 
 
@@ -281,6 +305,17 @@ def _of_batch(where: Where, spec: SiteSpec, batch: Batch) -> Where:
 
 def _arrive(changes: Any, cell: Any) -> dict[str, tuple[Intervention, ...]]:
     """One cell's edits: what arrives from its sender is added to its receivers' inputs."""
+    return _at_receivers(add, changes, cell)
+
+
+def _overwrite(inputs: Any, cell: Any) -> dict[str, tuple[Intervention, ...]]:
+    """One cell's edits: its receivers' inputs are overwritten by what was recorded when its sender's change arrived."""
+    return _at_receivers(replace, inputs, cell)
+
+
+def _at_receivers(
+    edit: Callable[[Any, Where], Intervention], changes: Any, cell: Any
+) -> dict[str, tuple[Intervention, ...]]:
     edits: dict[str, tuple[Intervention, ...]] = {}
     for site, where in cell["wheres"].items():
         kind = RECEIVERS[site]
@@ -290,5 +325,5 @@ def _arrive(changes: Any, cell: Any) -> dict[str, tuple[Intervention, ...]]:
         elif "slot" in cell:
             change = change[cell["slot"][kind]][None]
         by_head = site in ("q_input", "k_input", "v_input")
-        edits[site] = (add(change[..., None, :] if by_head else change, where),)
+        edits[site] = (edit(change[..., None, :] if by_head else change, where),)
     return edits

@@ -58,24 +58,23 @@ class Side:
             out[site] = Where({n: v for n, v in index.items() if sites[site].axis(n) is not None}, (), masks)
         return out
 
-    def layers(self, site: str, sites: Mapping[str, SiteSpec]) -> np.ndarray:
-        """bool[cell, layer]: where each cell selects anything of a site (one column if the site stands outside)."""
+    def selected(self, site: str, sites: Mapping[str, SiteSpec], name: str, size: int) -> np.ndarray:
+        """bool[cell, size]: which entries of an axis each cell selects at a site; one column if it has no such axis."""
         spec, mask = sites[site], self.masks[site]
         which = np.arange(int(np.prod(self.shape)))
         found = self.coordinates(which)
-        depth = spec.sizes[0] if spec.per_layer else 1
-        assert depth is not None
-        mask = np.broadcast_to(mask, (depth if spec.per_layer else mask.shape[0], *mask.shape[1:]))
-        indexed = [(dim, found[n]) for n in found if n != "site" and (dim := spec.axis(n)) is not None]
-        index = [values if mask.shape[dim] > 1 else np.zeros_like(values) for dim, values in indexed]
-        chosen = (
-            np.moveaxis(mask, [dim for dim, _ in indexed], range(len(indexed)))[tuple(index)] if index else mask[None]
-        )
-        if not spec.per_layer or "layer" in found:
-            here = np.broadcast_to(chosen.reshape(len(chosen), -1).any(axis=1), len(which))
-            chosen = here[:, None] & (np.arange(depth) == found["layer"][:, None] if spec.per_layer else True)
-        else:
-            chosen = np.broadcast_to(chosen.any(axis=tuple(range(2, chosen.ndim))), (len(which), depth))
+        dim = spec.axis(name)
+        if dim is not None:
+            mask = np.repeat(mask, size, axis=dim) if mask.shape[dim] == 1 else mask
+        indexed = {d: found[n] for n in found if n not in ("site", name) and (d := spec.axis(n)) is not None}
+        front = [*indexed, *([] if dim is None else [dim])]
+        index = [values if mask.shape[d] > 1 else np.zeros_like(values) for d, values in indexed.items()]
+        mask = np.moveaxis(mask, front, range(len(front)))
+        mask = np.asarray(mask[tuple(index)] if index else mask[None])  # [cell or 1, size, ...] or [cell or 1, ...]
+        chosen = np.any(mask.reshape(len(mask), 1 if dim is None else mask.shape[1], -1), axis=2)
+        chosen = np.broadcast_to(chosen, (len(which), chosen.shape[1]))
+        if dim is not None and name in found:
+            chosen = chosen & (np.arange(size) == found[name][:, None])
         return chosen & (found["site"] == list(self.masks).index(site))[:, None] if "site" in found else chosen
 
 
@@ -94,11 +93,15 @@ def side_of(
             raise ValueError(
                 f"site {site!r} cannot be a {side}: {', '.join(s for s in allowed if s in model.sites)} can"
             )
+        several = wheres if isinstance(wheres, (list, tuple)) else (wheres,)
+        if not several or not all(isinstance(where, Where) for where in several):
+            raise TypeError(f"{side}s[{site!r}] must be ji.at(...), or a tuple of them, got {wheres!r}")
         masks[site] = union_mask(site, spec, wheres, geometry)
         if not masks[site].any():
             raise ValueError(f"{side}s select nothing at site {site!r}")
     names = [name.removeprefix(f"{side}_") for name in over if name.startswith(f"{side}_")]
-    if len(set(names)) < len(names):
+    coordinates = [COORDINATES.get(name, name) for name in names]
+    if len(set(coordinates)) < len(coordinates):
         raise ValueError(f"over={tuple(over)} names one axis twice")
     axes, fixed = [], {}
     for name in names:
@@ -108,8 +111,9 @@ def side_of(
         entries = _entries(side, name, model, masks, geometry)
         axes.append(Axis(name, COORDINATES[name], entries.tolist(), entries))
     for name in ("layer", "head", "pos"):
-        shown = name in [axis.coordinate for axis in axes]
-        if not shown and all(model.sites[site].axis(name) is not None for site in masks):
+        dims = [model.sites[site].axis(name) for site in masks]
+        sizes = {model.sites[site].sizes[dim] for site, dim in zip(masks, dims, strict=True) if dim is not None}
+        if name not in coordinates and None not in dims and len(sizes) == 1:
             entries = _entries(side, name, model, masks, geometry)
             if len(entries) == 1:
                 fixed[name] = int(entries[0])
@@ -139,7 +143,7 @@ def upstream(config: TransformerConfig, send: Side, sites: Mapping[str, SiteSpec
     """bool[sender, layer]: the layers at which its change can arrive (one column for the final stream)."""
     out: Any = False
     for site in send.masks:
-        sent = send.layers(site, sites)
+        sent = send.selected(site, sites, "layer", config.n_layers)
         if not sites[site].per_layer:  # the embedding comes before everything
             arrives = np.broadcast_to(sent, (len(sent), config.n_layers))
         else:

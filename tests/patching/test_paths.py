@@ -323,15 +323,12 @@ def test_direct_paths_into_logits_without_a_final_norm_are_the_closed_form(float
 
 
 LINEAR = {"final_norm": False, "normalization": None}
-ARCHITECTURES = {
-    "as GPT-2": {},
-    "as Gemma 2": {"norm_position": "both", "normalization": "rms", "gated": True, "positions": "rotary"},
-    "parallel": {"parallel": True, "positions": "qk", "causal": False},
-}
+PARALLEL = {"parallel": True, "norm_position": "both", "normalization": "rms", "gated": True, "positions": "rotary"}
+ARCHITECTURES = {"as GPT-2": {}, "parallel, normed on both sides": PARALLEL}
 
 
 def test_with_frozen_mlps_the_modes_agree(float64):
-    run = tiny(**ARCHITECTURES["as Gemma 2"])
+    run = tiny(**PARALLEL)
     ends = ["z", "mlp_post"], ["v_input", "mlp_in"]
     over = ("sender_site", "sender_layer", "receiver_site", "receiver_layer")
     direct = patch(run, *ends, over)
@@ -405,7 +402,7 @@ def test_paths_that_do_not_exist_are_exactly_zero(float64, mode):
 
 @pytest.mark.parametrize("mode", ["direct", "ioi"])
 def test_a_run_patched_from_itself_does_not_change(float64, mode):
-    model, params, base, _ = tiny(**ARCHITECTURES["as Gemma 2"])
+    model, params, base, _ = tiny(**PARALLEL)
     senders = [site for site in SENDERS if site in model.sites]
     effects = patch((model, params, base, base), senders, RECEIVERS, ("sender_site", "receiver_site"), mode=mode)
     assert effects.shape == (6, 5, BATCH)
@@ -486,9 +483,9 @@ def test_base_runs_that_stand_under_edits(float64, mode):
     run = model, *_ = tiny(
         positions="rotary", qk_norm="head", gated=True, act_fn="solu", norm_position="both", n_kv_heads=4
     )
-    between = "result", "attn_out", "mlp_out", "ln1_post", "ln2_post", "resid", "mlp_in"  # and what begins like them
+    between = "result", "attn_out", "mlp_out", "ln1_post", "ln2_post", "resid", "mlp_in", "q_in", "k_in", "v_in"
     standing = {site: ji.scale(0.9) for site in model.sites if not site.startswith(between)}
-    assert len(standing) == 25
+    assert len(standing) == 22
     senders, receivers = {"z": ji.at(layer=0)}, {"q_input": ji.at(layer=1)}
     effects = patch(run, senders, receivers, mode=mode, base_interventions=standing)
     naive = Naive(*run, standing=standing)
