@@ -53,6 +53,7 @@ class Metric:
             if not jnp.issubdtype(positions.dtype, jnp.integer) or positions.ndim > 1:
                 raise TypeError("positions must be an int, ints, or ji.per_example(int[batch])")
             positions = positions.reshape(-1)
+        columns = columns if columns is None or isinstance(columns, jax.Array) else np.asarray(columns)
         self.fn, self.data, self.positions, self.columns = fn, data, positions, columns
         #: Raises, given (positions read, size of the vocabulary), if the data do not fit them; lost by `tree.map`.
         self.fits: Callable[[int, int | None], None] | None = None

@@ -19,7 +19,7 @@ from jaxinterp.patching.activation import check_run, check_tokens, choose_cells
 from jaxinterp.patching.batches import Batch, array_of, edits_of, prompts_of
 from jaxinterp.patching.cells import Over
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.endurance import Folder
+from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
 from jaxinterp.patching.engine import Options, run_sweep, whole_forwards
 from jaxinterp.patching.nodes import Draw, node_sweep
 from jaxinterp.patching.plain import captured
@@ -136,7 +136,17 @@ def ablation(
 
         return [functools.partial(lambda key: Draw(own, values(key)), key) for key in keys]
 
-    identity = "ablation", kind, pooled, independent, sigma, keys, other.tokens, other.mask, other_edits
+    identity = (
+        "ablation",
+        kind,
+        pooled,
+        independent,
+        sigma,
+        keys,
+        other.tokens,
+        other.mask,
+        fingerprint_of_edits(other_edits),
+    )
     sweep = node_sweep(model, params, base, cells, metric, edits, draws, n_draws=len(keys), identity=identity)
     tally = run_sweep(sweep, options, per_example=per_example, per_prompt=False)
     return effect_array(

@@ -126,7 +126,7 @@ def edits_of(
     """Edits of the whole dataset as edits of one batch: values, masks and coordinates of its prompts."""
     if whole(batch, prompts):
         return dict(edits)
-    n = len(prompts)
+    n, batch_columns = np.shape(prompts.tokens)
 
     def one(edit: Intervention, spec: SiteSpec) -> Intervention:
         values = tuple(array_of(value, spec, batch) for value in edit.values)
@@ -134,7 +134,14 @@ def edits_of(
         if where is None:
             return dataclasses.replace(edit, values=values)
         index = {axis: _coordinate_of(axis, value, batch) for axis, value in where.index.items()}
-        slices = tuple(entry for entry in where.slices if entry[0] != "batch")
+        slices = []
+        for axis, bounds in where.slices:  # columns as a mask, of which a batch may have none
+            if axis in TOKEN_AXES and min(bounds[0] or 0, bounds[1] or 0) >= 0:
+                columns = np.zeros(batch_columns, bool)
+                columns[slice(*bounds)] = True
+                index[axis] = columns[: batch.n_pos]
+            elif axis != "batch":
+                slices.append((axis, bounds))
         chosen = np.zeros(n, bool)
         for _, bounds in (entry for entry in where.slices if entry[0] == "batch"):
             chosen[slice(*bounds)] = True
@@ -143,7 +150,7 @@ def edits_of(
             chosen[np.asarray(where.index["batch"])] = True
             index["batch"] = chosen[batch.rows]
         mask = None if where.mask is None else array_of(where.mask, spec, batch)
-        return dataclasses.replace(edit, values=values, where=Where(index, slices, mask))
+        return dataclasses.replace(edit, values=values, where=Where(index, tuple(slices), mask))
 
     return {site: tuple(one(edit, sites[site]) for edit in several) for site, several in edits.items()}
 

@@ -116,7 +116,7 @@ def _entries(axis: Axis, wanted: Any) -> Axis:
     """An axis with some of its entries, by label."""
     wanted = list(wanted) if np.ndim(wanted) or isinstance(wanted, range) else [wanted]
     for one in wanted:
-        if one not in axis.labels:
+        if isinstance(one, (bool, np.bool_, float)) or one not in axis.labels:
             told = suggest(str(one), axis.labels) if axis.name == "role" else f"it has 0 to {len(axis.labels) - 1}"
             raise ValueError(f"over[{axis.name!r}] holds {one!r}, which is no entry of that axis; {told}")
     if not wanted or len(set(wanted)) < len(wanted):

@@ -63,7 +63,7 @@ def token_labels(prompts: Prompts) -> list[str] | None:
     differ, and the role it plays in all of them. None if no tokenizer is known, or lengths differ.
     """
     strings = prompts.strings
-    if strings is None or len({len(s) for s in strings}) > 1:
+    if strings is None or {len(s) for s in strings} != {np.shape(prompts.tokens)[1]}:
         return None
     roles = {int(index[0]): name for name, index in prompts.roles.items() if len(set(np.asarray(index).tolist())) == 1}
     labels = []

@@ -5,23 +5,24 @@ The one file below `io/` that writes: a sweep that could not save itself would l
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
-import inspect
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxinterp.metrics import Metric
+from jaxinterp.model.interventions import Intervention
 from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tally import Tally
 
@@ -34,7 +35,7 @@ SAVING_PAUSE, SAVING_SHARE = 1.0, 0.05
 def fingerprint(tree: Any) -> str:
     """A hash of a pytree: structure, static parts by name, arrays by content."""
     leaves, structure = jax.tree.flatten(tree)
-    told = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(structure)).encode())
+    told = hashlib.sha256(without_addresses(str(structure)).encode())
     for leaf in leaves:
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
@@ -44,22 +45,50 @@ def fingerprint(tree: Any) -> str:
     return told.hexdigest()
 
 
-def fingerprint_of_metric(metric: Metric) -> str:
-    """A hash of a metric: its data, and its function's name and code."""
+def without_addresses(text: str) -> str:
+    """What `repr` tells of an object, but for where it lies in this process' memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def fingerprint_of_function(fn: Any) -> str:
+    """A hash of a function: its name, its code, its defaults and what it closes over."""
 
     def code(of: CodeType) -> str:
         constants = [code(c) if isinstance(c, CodeType) else repr(c) for c in of.co_consts]
         return f"{of.co_code.hex()}{of.co_names}{constants}"
 
-    own = getattr(metric.fn, "__code__", None)
-    name = f"{getattr(metric.fn, '__module__', '')}.{getattr(metric.fn, '__qualname__', '')}"
-    return fingerprint((name, "" if own is None else code(own), fingerprint(metric)))
+    if isinstance(fn, functools.partial):
+        return fingerprint((fingerprint_of_function(fn.func), fn.args, fn.keywords))
+    name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+    if not isinstance(fn, FunctionType):
+        return fingerprint((name, without_addresses(repr(fn))))
+    enclosed = [cell.cell_contents for cell in fn.__closure__ or ()]
+    held = [fingerprint_of_function(x) if callable(x) else fingerprint(x) for x in enclosed]
+    return fingerprint((name, code(fn.__code__), fn.__defaults__, fn.__kwdefaults__, held))
+
+
+def fingerprint_of_metric(metric: Metric) -> str:
+    """A hash of a metric: its data, and its function."""
+    return fingerprint((fingerprint_of_function(metric.fn), fingerprint(metric)))
+
+
+def fingerprint_of_edits(edits: Mapping[str, tuple[Intervention, ...]]) -> str:
+    """A hash of edits: their data, and their functions."""
+    functions = {site: [fingerprint_of_function(one.fn) for one in several] for site, several in edits.items()}
+    return fingerprint((edits, functions))
 
 
 def fingerprint_of_code() -> str:
-    """A hash of this library's sources, and of jax's version."""
-    modules = sorted(name for name in sys.modules if name.split(".")[0] == "jaxinterp")
-    return fingerprint([jax.__version__, *(inspect.getsource(sys.modules[name]) for name in modules)])
+    """A hash of this library's sources, of the versions of jax, and of how it computes."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    paths = sorted(os.path.join(folder, f) for folder, _, files in os.walk(root) for f in files if f.endswith(".py"))
+    sources = []
+    for path in paths:
+        with open(path, "rb") as file:
+            sources.append(hashlib.sha256(file.read()).hexdigest())
+    settings = [str(getattr(jax.config, name)) for name in ("jax_enable_x64", "jax_default_matmul_precision")]
+    settings.append(jax.local_devices()[0].device_kind)
+    return fingerprint([jax.__version__, jaxlib.__version__, *settings, *sources])
 
 
 class Store:
@@ -75,7 +104,9 @@ class Store:
 
     def __init__(self, folder: Any, identity: Mapping[str, str]) -> None:
         self.folder, self.identity = str(folder), dict(identity)
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         with self._telling("open"):
             self.manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
 
@@ -156,5 +187,6 @@ class Keeper:
             self.saved = time.monotonic()
             self.took = self.saved - begun
         if self.told is not None:
+            told, self.told = self.told, None
             self.__exit__()
-            signal.raise_signal(self.told)
+            signal.raise_signal(told)

@@ -16,13 +16,22 @@ from tqdm.auto import tqdm
 
 from jaxinterp.metrics import Metric, score_read
 from jaxinterp.model.branch import branched
+from jaxinterp.model.interventions import Intervention
 from jaxinterp.model.resume import resumed
 from jaxinterp.model.run import take_columns
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.batches import Batch, make_batches
 from jaxinterp.patching.cost import RUN_BYTES, Cost, chunk_bytes, cost_of
-from jaxinterp.patching.endurance import Folder, Keeper, Store, fingerprint, fingerprint_of_code, fingerprint_of_metric
+from jaxinterp.patching.endurance import (
+    Folder,
+    Keeper,
+    Store,
+    fingerprint,
+    fingerprint_of_code,
+    fingerprint_of_metric,
+    without_addresses,
+)
 from jaxinterp.patching.plain import captured, metric_values, patched_metric
 from jaxinterp.patching.plan import Plan, Program, plan_group
 from jaxinterp.patching.reach import columns_read, n_layers
@@ -50,7 +59,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.mesh is not None and not isinstance(self.mesh, Mesh):
             raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(self.mesh).__name__}")
-        if self.max_bytes is not None and (not isinstance(self.max_bytes, int) or self.max_bytes <= 0):
+        if self.max_bytes is not None and (type(self.max_bytes) is not int or self.max_bytes <= 0):
             raise ValueError(f"max_bytes must be a positive int, got {self.max_bytes!r}")
         if self.resume is not None and not isinstance(self.resume, Folder):
             raise TypeError(f"resume must be a folder, got {type(self.resume).__name__}")
@@ -110,6 +119,7 @@ class Sweep:
       draws: how many runs of the base a cell is averaged over.
       resumes: whether cells continue a run; else each is a whole forward.
       one_layer: whether each cell edits one layer alone. one_head: whether one site at one head.
+      whole: whether prompts may not run apart, for an edit may mix them.
       identity: what else tells this sweep from others (hashed for `resume`).
     """
 
@@ -127,6 +137,7 @@ class Sweep:
     resumes: bool
     one_layer: bool
     one_head: bool
+    whole: bool
     identity: Any
 
 
@@ -180,10 +191,21 @@ def can_resume(model: Any, metric: Metric, names: tuple[str, ...], edits: Any) -
         hasattr(model, "run")
         and hasattr(model, "resume")
         and (isinstance(model, Transformer) or not edits)  # whose runs can stand under edits
+        and not foreign(edits)
         and all(model.sites[name].row_axis is not None for name in names)
         and metric.positions is not None  # else every row's logits are read
         and not metric.capture  # activations that may lie before the start
         and not {"embed", "pos_embed"} & set(names)
+    )
+
+
+def foreign(edits: Mapping[str, tuple[Intervention, ...]]) -> bool:
+    """Whether any edit is a function of the caller's (`ji.apply_fn`), which may mix rows or prompts."""
+    library = Intervention.__module__
+    return any(
+        getattr(one.fn, "__module__", None) != library and one.fn is not jax.lax.stop_gradient
+        for p in edits.values()
+        for one in p
     )
 
 
@@ -211,14 +233,16 @@ def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
     """The prompts that run together: as many as fit half of the budget with their runs, and a quarter with one cell."""
     one = Geometry(1, np.shape(sweep.base.tokens)[1])
     cost = cost_of_cells(sweep, one)
-    kept = ("resid_pre", "k", "v", "z", *sweep.names, *sweep.names)  # of the base run, and twice what is patched
+    patched = [name for name in sweep.names if name not in ("q_input", "k_input", "v_input")]  # never kept by paths
+    kept = ("resid_pre", "k", "v", "z", *patched, *patched)  # of the base run, and twice what is patched
     sites = sweep.model.sites
     run = cost.itemsize * sum(int(np.prod(sites[name].shape(1, one.pos))) for name in kept if name in sites)
     size = max(1, min((options.max_bytes or RUN_BYTES) // 2 // run, options.budget // 4 // cost.bytes(0)))
     operations = sweep.draws * sweep.n_cells * cost.operations(0, 0) / one.pos if cost.known else np.inf
-    return make_batches(
-        sweep.base, sweep.first, size, cut=sweep.metric.positions is not None, operations=float(operations)
-    )
+    if sweep.whole:
+        size = len(sweep.base)
+    cut = sweep.metric.positions is not None and not sweep.metric.capture
+    return make_batches(sweep.base, sweep.first, size, cut=cut, operations=float(operations))
 
 
 def whole_forwards(model: Any, params: Any, prompts: Prompts, metric: Metric) -> list[Batch]:
@@ -226,7 +250,8 @@ def whole_forwards(model: Any, params: Any, prompts: Prompts, metric: Metric) ->
     one = Geometry(1, np.shape(prompts.tokens)[1])
     cost = cost_of(model, params, one, metric, (), resumes=False)
     size = max(1, RUN_BYTES // cost.bytes(0))
-    return make_batches(prompts, np.zeros(len(prompts), int), size, cut=metric.positions is not None)
+    cut = metric.positions is not None and not metric.capture
+    return make_batches(prompts, np.zeros(len(prompts), int), size, cut=cut)
 
 
 def begins(
@@ -245,7 +270,7 @@ def identify(sweep: Sweep, options: Options, *whatever: Any) -> dict[str, str]:
     """What a sweep is, part by part, as hashes."""
     return {
         "version of the code": fingerprint_of_code(),
-        "model": fingerprint((repr(sweep.model), sweep.params)),
+        "model": fingerprint((without_addresses(repr(sweep.model)), sweep.params)),
         "prompts": fingerprint((sweep.base.tokens, sweep.base.mask)),
         "metric": fingerprint_of_metric(sweep.metric),
         "sweep": fingerprint((sweep.names, sweep.identity, whatever)),

@@ -10,10 +10,11 @@ import numpy as np
 
 from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Intervention
-from jaxinterp.model.where import TOKEN_AXES
+from jaxinterp.model.transformer import Transformer
 from jaxinterp.patching.batches import Batch, cells_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells
-from jaxinterp.patching.engine import Sweep, Work, begins, can_resume, observe
+from jaxinterp.patching.endurance import fingerprint_of_edits
+from jaxinterp.patching.engine import Sweep, Work, begins, can_resume, foreign, observe
 from jaxinterp.patching.plain import cell_edits
 from jaxinterp.patching.reach import along, columns_read, confined, differing, starts, unread
 from jaxinterp.tasks.prompts import Prompts
@@ -68,17 +69,18 @@ def node_sweep(
     def seen(part: Cells, prompts: Prompts, metric: Metric, rows: np.ndarray, start: int) -> tuple[Any, Any]:
         """(int[cell]: where its run starts, bool[cell]: whether the metric can see it)."""
         begun, read = begins(model, prompts, metric, rows, start, resumes=resumes)
-        if resumes:
+        if resumes and isinstance(model, Transformer):
             read &= ~unread(part, model.sites, columns_read(metric, prompts))
+            for number, axis in enumerate(part.axes):
+                alone = isinstance(axis.selectors, np.ndarray) and axis.coordinate in ("pos", "query")
+                if model.config.causal and alone:
+                    read &= along(part, number, axis.selectors) >= start
         return begun, read
 
     def outline(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         part, _, layers, rows = places(batch)
         prompts, own_metric = prompts_of(base, batch), metric_of(metric, batch, base)
         begun, live = seen(part, prompts, own_metric, rows, batch.first)
-        for number, axis in enumerate(part.axes):
-            if axis.coordinate in TOKEN_AXES and isinstance(axis.selectors, np.ndarray) and axis.name != "key":
-                live &= along(part, number, axis.selectors) >= batch.first
         return layers, begun, live
 
     def works(batch: Batch) -> Sequence[Callable[[], Work]]:
@@ -89,8 +91,10 @@ def node_sweep(
         def work(draw: Callable[[], Draw]) -> Work:
             drawn = draw()
             run, standing, base_metric = observe(model, params, prompts, drawn.edits, own_metric, names)
-            differs, first_row = differing(part, model.sites, prompts, standing, drawn.values)
-            begun, read = seen(part, prompts, own_metric, rows, first_row)
+            told = prompts if resumes else Prompts(prompts.tokens)  # whole forwards may be read at padding, too
+            differs, first_row = differing(part, model.sites, told, standing, drawn.values)
+            # tokens say more than activations, which two programs need not round alike
+            begun, read = seen(part, prompts, own_metric, rows, max(first_row, batch.first))
             return Work(
                 prompts=prompts, edits=drawn.edits, metric=own_metric, run=run, base_metric=base_metric,
                 source_metric=drawn.source_metric, numbers=numbers, live=differs & read, layers=layers, rows=begun,
@@ -103,7 +107,10 @@ def node_sweep(
         model=model, params=params, base=base, metric=metric, names=names, n_cells=len(cells), first=first,
         outline=outline, works=works, draws=n_draws, write=write, resumes=resumes, one_layer=confined(cells),
         one_head=len(names) == 1 and any(axis.coordinate == "head" for axis in cells.axes),
-        identity=(edits, [(a.name, a.labels, a.selectors) for a in cells.axes], cells.masks, identity),
+        whole=foreign(edits),
+        identity=(
+            fingerprint_of_edits(edits), [(a.name, a.labels, a.selectors) for a in cells.axes], cells.masks, identity
+        ),
     )  # fmt: skip
 
 

@@ -27,8 +27,8 @@ from jaxinterp.patching.arrivals import arrivals, arriving
 from jaxinterp.patching.batches import Batch, cut, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cost import RUN_BYTES
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.endurance import Folder
-from jaxinterp.patching.engine import Options, Sweep, Work, begins, can_resume, observe, run_sweep
+from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
+from jaxinterp.patching.engine import Options, Sweep, Work, begins, can_resume, foreign, observe, run_sweep
 from jaxinterp.patching.nodes import first_difference
 from jaxinterp.patching.plain import captured
 from jaxinterp.patching.reach import columns_read
@@ -292,9 +292,12 @@ def _path_sweep(
         model=model, params=params, base=base, metric=metric, names=names, n_cells=n_send * n_receive,
         first=np.zeros(len(base), int) if edits or source_edits else first_difference(base, source),
         outline=outline, works=works, draws=1, write=_overwrite if overwrite else _arrive,
-        resumes=resumes, one_layer=one_layer,
+        resumes=resumes, one_layer=one_layer, whole=foreign(edits),
         one_head="head" in receive.coordinates(np.arange(1)) and (by_site or len(names) == 1),
-        identity=("path_patching", ioi, overwrite, sides, source.tokens, edits, source_edits, budget),
+        identity=(
+            "path_patching", ioi, overwrite, sides, source.tokens, budget,
+            *map(fingerprint_of_edits, (edits, source_edits)),
+        ),
     )  # fmt: skip
 
 

@@ -84,6 +84,10 @@ def side_of(
     """The senders or receivers that were asked for."""
     if isinstance(over, str):
         raise TypeError(f"over must be a tuple of axis names, got the string {over!r}; write over=({over!r},)")
+    if isinstance(over, Mapping):
+        raise TypeError(
+            "over must be a tuple of axis names; which senders and receivers is for senders= and receivers="
+        )
     if not isinstance(wanted, Mapping) or not wanted:
         raise TypeError(f"{side}s must be {{site: ji.at(...)}}, got {wanted!r}")
     masks: dict[str, np.ndarray] = {}
@@ -127,7 +131,7 @@ def _entries(
     chosen: np.ndarray | None = None
     for site, mask in masks.items():
         spec = model.sites[site]
-        dim = spec.axis(COORDINATES[name]) if name in COORDINATES else None
+        dim = spec.axis(COORDINATES[name]) if name in COORDINATES and name != "role" else None
         if dim is None:
             raise ValueError(f"over holds '{side}_{name}': site {site!r} has no such axis; its axes are {spec}")
         size = spec.shape(geometry.batch, geometry.pos)[dim]
