@@ -169,3 +169,23 @@ def test_help_shows_examples():
     )
     assert done.returncode == 0
     assert "jaxinterp sweep --site resid_pre --over layer pos" in done.stdout
+
+
+def test_a_sweep_tells_its_plan_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
+    from jaxinterp.patching import engine
+
+    monkeypatch.chdir(tmp_path)
+    sweep = ["sweep", "--over", "layer", "head", "--n", "4"]
+    assert main([*sweep, "--plan"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("16 cells asked, 16 to run, 4 prompts in 1 batch")
+    assert not list(tmp_path.iterdir()), "a plan writes nothing"
+    assert main([*sweep, "--resume"]) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(engine, "_run_work", None)  # nothing is left to run
+    assert main([*sweep, "--resume"]) == 0
+    assert capsys.readouterr().out == first
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert main([*sweep, "--resume", "--site", "q"]) == 2
+    assert "holds a sweep of another sweep" in capsys.readouterr().err

@@ -167,3 +167,39 @@ def test_few_programs_for_many_batches(small):
     )
     assert effects.attrs["n_prompts"] == 300
     assert engine._resumed_metric._cache_size() <= 3 * (1 + np.log2(POS))
+
+
+def test_bidirectional_models_run_in_batches_too(monkeypatch):
+    model = ji.Transformer(ji.TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_vocab=50, n_ctx=8, causal=False))
+    params = model.init(KEY)
+    base, source = dataset("right")
+    monkeypatch.setattr("jaxinterp.patching.batches.GROUP_COST", 0.0)
+
+    def ask(max_bytes):
+        return ji.activation_patching(
+            model, params, base, source, site="z", over={"layer": None, "pos": [0, 3]}, metric=ji.logit_diff(*ANSWERS),
+            max_bytes=max_bytes,
+        )  # fmt: skip
+
+    np.testing.assert_allclose(ask(10_000), ask(2**30), atol=2e-6)
+
+
+def test_an_edit_of_ones_own_may_mix_rows_and_prompts(small):
+    model, params, tokens = small
+    source = tokens.at[:, 2:].set((tokens[:, 2:] + 1) % 50)
+    edits = {"resid_post": ji.apply_fn(_centred_over_prompts_and_positions)}
+    metric = ji.logit_diff([1, 2, 3], [4, 5, 6])
+    effects = ji.activation_patching(
+        model, params, tokens, source, site="z", over=("layer", "pos"), metric=metric, base_interventions=edits,
+        max_bytes=1,
+    )  # fmt: skip
+    _, cache = model.apply(params, source, capture=("z",))
+    base = ji.evaluate(model, params, tokens, {}, metric=metric, base_interventions=edits).attrs["base_metric"]
+    patch = ji.joined(edits, {"z": ji.replace(cache["z"], ji.at(layer=1, pos=4))})
+    logits = np.asarray(model.apply(params, tokens, patch)[0])[np.arange(3), -1]
+    patched = (logits[np.arange(3), [1, 2, 3]] - logits[np.arange(3), [4, 5, 6]]).mean()
+    np.testing.assert_allclose(effects.sel(layer=1, pos=4), patched - base, atol=1e-5)
+
+
+def _centred_over_prompts_and_positions(x):
+    return x - x.mean(axis=(0, 1), keepdims=True)
