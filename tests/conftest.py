@@ -12,6 +12,13 @@ import pytest
 import jaxinterp as ji
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs are mapped into memory, and Linux allows a process 65,530 maps: each file begins with none."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def small():
     """(model, params, tokens): two layers, four heads, three prompts of six tokens."""

@@ -16,11 +16,11 @@ from jaxinterp.model.interventions import Interventions, joined
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.activation import check_run, check_tokens, choose_cells
-from jaxinterp.patching.batches import Batch, array_of, edits_of, prompts_of
+from jaxinterp.patching.batches import Batch, cut, edits_of, prompts_of
 from jaxinterp.patching.cells import Over
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
-from jaxinterp.patching.engine import Options, run_sweep, whole_forwards
+from jaxinterp.patching.engine import Options, foreign, run_sweep, whole_forwards
 from jaxinterp.patching.nodes import Draw, node_sweep
 from jaxinterp.patching.plain import captured
 from jaxinterp.tasks.prompts import Prompts, as_prompts
@@ -112,29 +112,35 @@ def ablation(
         _check_reference(model, base, other, pooled and kind == "mean")
     keys = [None] if kind in ("zero", "mean") else list(jax.random.split(key, num_samples))  # type: ignore[arg-type]
     means = _means(model, params, base, other, other_edits, metric, names, pooled) if kind == "mean" else {}
+    together = [(name,) for name in names] if independent else [names]  # sites that come from one reference prompt
+    chosen = _draw(keys, len(together), base, other) if kind == "resample" else np.zeros((len(keys), 0, len(base)), int)
 
     def draws(batch: Batch, prompts: Prompts, metric: Metric) -> list[Callable[[], Draw]]:
         own = edits_of(edits, model.sites, batch, base)
 
-        def values(key: Any) -> dict[str, jax.Array]:
+        def values(key: Any, rows: np.ndarray) -> Mapping[str, jax.Array]:
             if kind == "zero":
                 return {name: jnp.zeros((1,) * len(model.sites[name].axes)) for name in names}
             if kind == "mean":
-                return {name: array_of(means[name], model.sites[name], batch) for name in names}
-            by_site = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+                return {name: cut(means[name], model.sites[name].axes, batch) for name in names}
             if kind == "noise":
                 assert sigma is not None
-                cache = captured(model, params, Prompts(prompts.tokens, prompts.mask), own, names)
-                noise = {name: normal_noise(by_site[name], model.sites[name], geometry, batch) for name in names}
+                cache = captured(model, params, prompts, own, names)
+                by_site = zip(names, jax.random.split(key, len(names)), strict=True)
+                noise = {name: normal_noise(own_key, model.sites[name], geometry, batch) for name, own_key in by_site}
                 return {name: cache[name] + (sigma * noise[name]).astype(cache[name].dtype) for name in names}
-            chosen = {name: _draw(by_site[name] if independent else key, base, other)[batch.rows] for name in names}
-            several = names if independent else names[:1]
-            caches = {
-                name: _captured(model, params, other, other_edits, chosen[name], batch.n_pos, names) for name in several
+            return {
+                name: value
+                for group, of_group in zip(together, rows, strict=True)
+                for name, value in _captured(
+                    model, params, other, other_edits, of_group[batch.rows], batch.n_pos, group
+                ).items()
             }
-            return {name: caches[name if independent else names[0]][name] for name in names}
 
-        return [functools.partial(lambda key: Draw(own, values(key)), key) for key in keys]
+        return [
+            functools.partial(lambda key, rows: Draw(own, values(key, rows)), key, rows)
+            for key, rows in zip(keys, chosen, strict=True)
+        ]
 
     identity = (
         "ablation",
@@ -147,7 +153,10 @@ def ablation(
         other.mask,
         fingerprint_of_edits(other_edits),
     )
-    sweep = node_sweep(model, params, base, cells, metric, edits, draws, n_draws=len(keys), identity=identity)
+    sweep = node_sweep(
+        model, params, base, cells, metric, edits, draws,
+        n_draws=len(keys), whole=foreign(other_edits), identity=identity,
+    )  # fmt: skip
     tally = run_sweep(sweep, options, per_example=per_example, per_prompt=False)
     return effect_array(
         tally, cells.axes, base, normalize=False, per_example=per_example,
@@ -161,7 +170,7 @@ def normal_noise(key: jax.Array, spec: SiteSpec, geometry: Geometry, batch: Batc
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.asarray(batch.rows))
     noise = jax.vmap(lambda one: jax.random.normal(one, shape), out_axes=dim)(keys).squeeze(dim + 1)
     everything = dataclasses.replace(batch, rows=np.arange(len(batch.rows)))
-    return array_of(noise, spec, everything)
+    return cut(noise, spec.axes, everything)
 
 
 def _captured(
@@ -169,9 +178,11 @@ def _captured(
 ) -> Mapping[str, jax.Array]:
     """The named sites' activations on some of the prompts, up to a column."""
     batch = Batch(0, rows, len(rows), n_pos, 0)
-    part = prompts_of(prompts, batch)
+    if foreign(edits):  # they may mix prompts, so that all of them run
+        cache = captured(model, params, Prompts(prompts.tokens, prompts.mask), edits, names)
+        return {name: cut(value, model.sites[name].axes, batch) for name, value in cache.items()}
     own = edits_of(edits, model.sites, batch, prompts)
-    return captured(model, params, Prompts(part.tokens, part.mask), own, names)
+    return captured(model, params, prompts_of(prompts, batch), own, names)
 
 
 def _masks(base: Prompts, reference: Prompts) -> tuple[np.ndarray, np.ndarray]:
@@ -182,8 +193,8 @@ def _masks(base: Prompts, reference: Prompts) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def _draw(key: jax.Array, base: Prompts, reference: Prompts) -> np.ndarray:
-    """int[batch]: for each base prompt a random reference prompt that is padded in the same way."""
+def _draw(keys: Sequence[Any], n: int, base: Prompts, reference: Prompts) -> np.ndarray:
+    """int[key, n, batch]: for each base prompt random reference prompts that are padded in the same way."""
     mine, theirs = _masks(base, reference)
     paddings, kind = np.unique(np.concatenate([mine, theirs]), axis=0, return_inverse=True)
     mine_kind, their_kind = np.split(kind.reshape(-1), [len(mine)])
@@ -192,8 +203,8 @@ def _draw(key: jax.Array, base: Prompts, reference: Prompts) -> np.ndarray:
     if not counts[mine_kind].all():
         row = int(np.argmin(counts[mine_kind]))
         raise ValueError(f"no reference prompt has the length of base prompt {row} ({mine[row].sum()} tokens)")
-    drawn = np.asarray(jax.random.randint(key, (len(mine),), 0, jnp.asarray(counts[mine_kind])))
-    return order[(np.cumsum(counts) - counts)[mine_kind] + drawn]
+    drawn = [jax.random.randint(key, (n, len(mine)), 0, jnp.asarray(counts[mine_kind])) for key in keys]
+    return order[(np.cumsum(counts) - counts)[mine_kind] + np.asarray(drawn)]
 
 
 def _means(
@@ -211,7 +222,7 @@ def _means(
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     counts: dict[str, Any] = dict.fromkeys(names, 0.0)
     everything = Metric(metric.fn)  # reads all positions, so that nothing is cut
-    for batch in whole_forwards(model, params, reference, everything):
+    for batch in whole_forwards(model, params, reference, edits, everything):
         cache = _captured(model, params, reference, edits, batch.rows, batch.n_pos, names)
         own = rows[batch.rows] & (np.arange(len(batch.rows)) < batch.n)[:, None]
         for name in names:

@@ -21,7 +21,7 @@ from jaxinterp.patching.batches import Batch, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells, Over, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
-from jaxinterp.patching.engine import Options, Sweep, observe, plan_sweep, run_sweep, whole_forwards
+from jaxinterp.patching.engine import Options, Sweep, foreign, observe, plan_sweep, run_sweep, whole_forwards
 from jaxinterp.patching.nodes import Draw, first_difference, node_sweep
 from jaxinterp.patching.plain import cell_edits, cell_edits_renormalised, metric_values
 from jaxinterp.patching.plan import Plan
@@ -96,8 +96,7 @@ def activation_patching(
       (('layer', 'head'), True)
     """
     base, source = as_prompts(base, mask), as_prompts(source, mask)
-    if normalize not in (False, True, "per_prompt"):
-        raise ValueError(f"normalize must be False, True or 'per_prompt', got {normalize!r}")
+    check_normalize(normalize)
     options = Options(mesh, max_bytes, progress, resume)
     sweep, cells = _patching(
         model, params, base, source, metric, site, over, renormalise, roles, sites, sets,
@@ -163,9 +162,7 @@ def _patching(
     source_interventions: Interventions | None,
 ) -> tuple[Sweep, Cells]:
     """The sweep that `activation_patching` asks for, checked."""
-    check_pair(base, source)
-    geometry = check_run(model, base, base_interventions, metric)
-    check_run(model, source, source_interventions, metric)
+    geometry = check_pair(model, base, source, base_interventions, source_interventions, metric)
     cells = choose_cells(model, geometry, site, sites, sets, over, roles or base.roles)
     names = tuple(cells.masks)
     if renormalise and "pattern" not in names:
@@ -184,8 +181,9 @@ def _patching(
     write = cell_edits_renormalised if renormalise else cell_edits
     identity = "activation_patching", renormalise, source.tokens, fingerprint_of_edits(source_edits)
     return node_sweep(
-        model, params, base, cells, metric, edits, draws, first=first, write=write, identity=identity
-    ), cells
+        model, params, base, cells, metric, edits, draws,
+        first=first, whole=foreign(source_edits), write=write, identity=identity,
+    ), cells  # fmt: skip
 
 
 def evaluate(
@@ -217,15 +215,14 @@ def evaluate(
     base = as_prompts(base, mask)
     geometry = check_run(model, base, base_interventions, metric)
     check_interventions(model.sites, interventions, geometry)
-    standing = joined(base_interventions)
+    standing, everything = joined(base_interventions), joined(base_interventions, interventions)
     tally = Tally.fresh((), 1, len(base), per_example=per_example)
     edited_total = 0.0
-    for batch in whole_forwards(model, params, base, metric):
+    for batch in whole_forwards(model, params, base, everything, metric):
         prompts, own_metric = prompts_of(base, batch), metric_of(metric, batch, base)
-        run = Prompts(prompts.tokens, prompts.mask)
         base_metric, edited = (
-            np.asarray(metric_values(model, params, run, edits_of(edits, model.sites, batch, base), own_metric))
-            for edits in (standing, joined(standing, interventions))
+            np.asarray(metric_values(model, params, prompts, edits_of(edits, model.sites, batch, base), own_metric))
+            for edits in (standing, everything)
         )
         tally.open_work(base_metric, None, 1.0, opens=True)
         tally.add(np.arange(1), (edited - base_metric)[None], 0)
@@ -262,8 +259,21 @@ def choose_cells(
     return grid(model.sites, patched, over, geometry, roles)
 
 
-def check_pair(base: Prompts, source: Prompts) -> None:
-    """Raises unless base and source are aligned: same batch, same positions, same padding."""
+def check_normalize(normalize: bool | str) -> None:
+    """Raises unless it says which difference effects are divided by."""
+    if normalize not in (False, True, "per_prompt"):
+        raise ValueError(f"normalize must be False, True or 'per_prompt', got {normalize!r}")
+
+
+def check_pair(
+    model: Any,
+    base: Prompts,
+    source: Prompts,
+    base_interventions: Interventions | None,
+    source_interventions: Interventions | None,
+    metric: Metric,
+) -> Geometry:
+    """Raises unless both runs fit the model and are aligned, with the same batch, positions and padding."""
     shapes = np.shape(base.tokens), np.shape(source.tokens)
     if shapes[0] != shapes[1]:
         raise ValueError(f"base has shape {shapes[0]}, source has {shapes[1]}; they must align token by token")
@@ -274,6 +284,8 @@ def check_pair(base: Prompts, source: Prompts) -> None:
             f"prompt {row}: base has {masks[0][row].sum()} tokens, source has {masks[1][row].sum()}; "
             "they must align token by token"
         )
+    check_run(model, source, source_interventions, metric)
+    return check_run(model, base, base_interventions, metric)
 
 
 def check_tokens(model: Any, prompts: Prompts) -> None:

@@ -76,13 +76,13 @@ def arriving(
                 return after - before
 
             heads = jnp.zeros_like(change)
-            if "z" in sent:
-                heads = heads + jnp.einsum("bphf,hfd->bpd", sent_by("z"), weights["W_O"])
             if "result" in sent:
                 results = kept["result"]
                 if "z" in sent:  # a head named by both sends once
                     results = results + jnp.einsum("bphf,hfd->bphd", sent_by("z"), weights["W_O"])
                 heads = (tap.edit("result", results) - kept["result"]).sum(axis=2)
+            elif "z" in sent:
+                heads = jnp.einsum("bphf,hfd->bpd", sent_by("z"), weights["W_O"])
             heads = through_norm("ln1_post", "attn_out_pre_norm", heads)
             if "attn_out" in sent:
                 heads = tap.edit("attn_out", kept["attn_out"] + heads) - kept["attn_out"]

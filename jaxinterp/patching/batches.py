@@ -91,13 +91,12 @@ def whole(batch: Batch, prompts: Prompts) -> bool:
 
 
 def prompts_of(prompts: Prompts, batch: Batch) -> Prompts:
-    """A batch's tokens, mask and roles, without labels: what programs read."""
+    """A batch's tokens and mask, what programs read: roles or labels would compile them again."""
     if whole(batch, prompts):
-        return Prompts(prompts.tokens, prompts.mask, prompts.roles)
+        return Prompts(prompts.tokens, prompts.mask)
     rows, columns = batch.rows, slice(batch.n_pos)
     mask = None if prompts.mask is None else np.asarray(prompts.mask)[rows, columns]
-    roles = {name: np.asarray(index)[rows] for name, index in prompts.roles.items()}
-    return Prompts(np.asarray(prompts.tokens)[rows, columns], mask, roles)
+    return Prompts(np.asarray(prompts.tokens)[rows, columns], mask)
 
 
 def metric_of(metric: Metric, batch: Batch, prompts: Prompts) -> Metric:
@@ -129,7 +128,7 @@ def edits_of(
     n, batch_columns = np.shape(prompts.tokens)
 
     def one(edit: Intervention, spec: SiteSpec) -> Intervention:
-        values = tuple(array_of(value, spec, batch) for value in edit.values)
+        values = tuple(cut(value, spec.axes, batch) for value in edit.values)
         where = edit.where
         if where is None:
             return dataclasses.replace(edit, values=values)
@@ -149,15 +148,10 @@ def edits_of(
         if "batch" in where.index:
             chosen[np.asarray(where.index["batch"])] = True
             index["batch"] = chosen[batch.rows]
-        mask = None if where.mask is None else array_of(where.mask, spec, batch)
+        mask = None if where.mask is None else cut(where.mask, spec.axes, batch)
         return dataclasses.replace(edit, values=values, where=Where(index, tuple(slices), mask))
 
     return {site: tuple(one(edit, sites[site]) for edit in several) for site, several in edits.items()}
-
-
-def array_of(value: Any, spec: SiteSpec, batch: Batch) -> Any:
-    """A batch's part of an array of a site's rank, each axis full or 1."""
-    return cut(value, spec.axes, batch)
 
 
 def cut(value: Any, axes: Sequence[str], batch: Batch) -> Any:

@@ -17,7 +17,7 @@ from jaxinterp.model.where import Geometry
 #: What the runs of one batch of prompts, and one chunk of whole forwards, may take unless the caller says otherwise.
 RUN_BYTES = 512 * 2**20
 
-#: What a chunk of cells may take on CPUs: more does not fit their caches, and is slower.
+#: What a chunk of cells may take on CPUs, whose caches more of it would not fit.
 CPU_BYTES = 64 * 2**20
 
 

@@ -168,6 +168,10 @@ class Keeper:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        """Gives the signals back to whoever had them before."""
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         self.before = {}
@@ -188,5 +192,5 @@ class Keeper:
             self.took = self.saved - begun
         if self.told is not None:
             told, self.told = self.told, None
-            self.__exit__()
+            self._restore()
             signal.raise_signal(told)

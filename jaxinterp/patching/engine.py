@@ -120,6 +120,7 @@ class Sweep:
       resumes: whether cells continue a run; else each is a whole forward.
       one_layer: whether each cell edits one layer alone. one_head: whether one site at one head.
       whole: whether prompts may not run apart, for an edit may mix them.
+      kept: sites whose activations are held for each prompt of a batch, beside what resuming needs.
       identity: what else tells this sweep from others (hashed for `resume`).
     """
 
@@ -138,6 +139,7 @@ class Sweep:
     one_layer: bool
     one_head: bool
     whole: bool
+    kept: tuple[str, ...]
     identity: Any
 
 
@@ -211,7 +213,6 @@ def foreign(edits: Mapping[str, tuple[Intervention, ...]]) -> bool:
 
 def observe(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metric, names: tuple[str, ...]) -> Observed:
     """(a run to resume if the model can; the named sites' activations; the metric, [batch]) of an edited run."""
-    prompts = Prompts(prompts.tokens, prompts.mask)  # what the program reads; labels would recompile it
     if not can_resume(model, metric, names, edits):
         cache = captured(model, params, prompts, edits, names)
         return None, cache, np.asarray(metric_values(model, params, prompts, edits, metric))
@@ -233,9 +234,7 @@ def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
     """The prompts that run together: as many as fit half of the budget with their runs, and a quarter with one cell."""
     one = Geometry(1, np.shape(sweep.base.tokens)[1])
     cost = cost_of_cells(sweep, one)
-    patched = [name for name in sweep.names if name not in ("q_input", "k_input", "v_input")]  # never kept by paths
-    kept = ("resid_pre", "k", "v", "z", *patched, *patched)  # of the base run, and twice what is patched
-    sites = sweep.model.sites
+    sites, kept = sweep.model.sites, ("resid_pre", "k", "v", "z", *sweep.kept)
     run = cost.itemsize * sum(int(np.prod(sites[name].shape(1, one.pos))) for name in kept if name in sites)
     size = max(1, min((options.max_bytes or RUN_BYTES) // 2 // run, options.budget // 4 // cost.bytes(0)))
     operations = sweep.draws * sweep.n_cells * cost.operations(0, 0) / one.pos if cost.known else np.inf
@@ -245,11 +244,11 @@ def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
     return make_batches(sweep.base, sweep.first, size, cut=cut, operations=float(operations))
 
 
-def whole_forwards(model: Any, params: Any, prompts: Prompts, metric: Metric) -> list[Batch]:
-    """The prompts that one whole forward takes at a time."""
+def whole_forwards(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metric) -> list[Batch]:
+    """The prompts that one whole forward under some edits takes at a time."""
     one = Geometry(1, np.shape(prompts.tokens)[1])
     cost = cost_of(model, params, one, metric, (), resumes=False)
-    size = max(1, RUN_BYTES // cost.bytes(0))
+    size = len(prompts) if foreign(edits) else max(1, RUN_BYTES // cost.bytes(0))
     cut = metric.positions is not None and not metric.capture
     return make_batches(prompts, np.zeros(len(prompts), int), size, cut=cut)
 
@@ -288,13 +287,15 @@ def run_sweep(sweep: Sweep, options: Options, *, per_example: bool, per_prompt: 
     store = None if options.resume is None else Store(options.resume, identify(sweep, options, per_example, per_prompt))
     found = None if store is None else store.read()
     ready: Work | None = None
-    if found is None:
+    if found is not None:
+        plan, tally = found
+    else:
         plan, ready = plan_sweep(sweep, options)
         tally = Tally.fresh(plan.programs, sweep.n_cells, len(sweep.base), per_example=per_example)
-    else:
-        plan, tally = found
-    if store is not None and found is None:
-        store.write(plan, tally)
+        if store is not None:
+            store.write(plan, tally)
+    everywhere = None if options.mesh is None else NamedSharding(options.mesh, PartitionSpec())
+    sweep = dataclasses.replace(sweep, params=jax.device_put(sweep.params, everywhere))
     by_batch = [plan.draws * sum(p.operations for p in plan.programs[batch.group]) for batch in plan.batches]
     hidden = None if options.progress is None else not options.progress
     total, unit = max(plan.operations, 1), "FLOP" if plan.counted else "patch"
@@ -322,7 +323,7 @@ def plan_sweep(sweep: Sweep, options: Options) -> tuple[Plan, Work | None]:
     batches = sweep_batches(sweep, options)
     jobs = sweep.works(batches[0])
     ready = jobs[0]() if len(batches) == len(jobs) == 1 else None
-    programs = []
+    programs, apart = [], sweep.resumes and sweep.one_layer
     for number in range(1 + max(batch.group for batch in batches)):
         own = [batch for batch in batches if batch.group == number]
         if ready is not None:
@@ -332,13 +333,13 @@ def plan_sweep(sweep: Sweep, options: Options) -> tuple[Plan, Work | None]:
             layers, rows, live = sweep.outline(together)
         size = Geometry(len(own[0].rows), own[0].n_pos)
         cost = cost_of_cells(sweep, size)
-        apart, budget = sweep.resumes and sweep.one_layer, options.budget
+        layers, rows = layers[live], rows[live]
         programs.append(
-            plan_group(layers[live], rows[live], cost, apart=apart, max_bytes=budget, n_devices=options.n_devices)
+            plan_group(layers, rows, cost, apart=apart, max_bytes=options.budget, n_devices=options.n_devices)
         )
     plan = Plan(
-        batches=tuple(batches), programs=tuple(programs), asked=sweep.n_cells, draws=sweep.draws,
-        apart=sweep.resumes and sweep.one_layer, counted=cost.known,
+        batches=tuple(batches), programs=tuple(programs), asked=sweep.n_cells, draws=sweep.draws, apart=apart,
+        counted=cost.known,
     )  # fmt: skip
     return plan, ready
 
@@ -350,9 +351,9 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
     size = Geometry(len(batch.rows), batch.n_pos)
     cost = cost_of_cells(sweep, size)
     # what all chunks share goes to the devices once
-    shared = sweep.params, Prompts(work.prompts.tokens, work.prompts.mask), work.run, work.values, work.metric
     everywhere = None if options.mesh is None else NamedSharding(options.mesh, PartitionSpec())
-    params, prompts, run, written, metric = jax.device_put(shared, everywhere)
+    shared = work.prompts, work.run, work.values, work.metric
+    prompts, run, written, metric = jax.device_put(shared, everywhere)
     edits = work.edits if options.mesh is None else jax.device_put(work.edits, everywhere)
     queues = _queues(work, programs)
     # on an accelerator the next chunk is under way while the last one's result is fetched
@@ -364,9 +365,9 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
         if options.mesh is not None:
             cells = jax.device_put(cells, NamedSharding(options.mesh, PartitionSpec(options.mesh.axis_names)))
         if run is None:
-            return patched_metric(sweep.model, params, prompts, edits, written, cells, metric, sweep.write)
+            return patched_metric(sweep.model, sweep.params, prompts, edits, written, cells, metric, sweep.write)
         return _resumed_metric(
-            sweep.model, params, run, written, cells, metric, int(work.layers[which].min()),
+            sweep.model, sweep.params, run, written, cells, metric, int(work.layers[which].min()),
             start_pos=start, one_layer=sweep.one_layer, write=sweep.write,
         )  # fmt: skip
 

@@ -46,6 +46,7 @@ def node_sweep(
     *,
     n_draws: int = 1,
     first: np.ndarray | None = None,
+    whole: bool = False,
     write: Callable[[Any, Any], Any] = cell_edits,
     identity: Any = (),
 ) -> Sweep:
@@ -55,6 +56,7 @@ def node_sweep(
       edits: of the base run in every draw; a draw may have more.
       draws: what is written to a batch, given with its prompts and metric; `n_draws` of them, averaged over.
       first: int[prompt], the first column at which what is written can differ; by default 0.
+      whole: whether what is written may mix prompts, so that they may not run apart.
     """
     names = tuple(cells.masks)
     resumes = can_resume(model, metric, names, edits)
@@ -107,7 +109,7 @@ def node_sweep(
         model=model, params=params, base=base, metric=metric, names=names, n_cells=len(cells), first=first,
         outline=outline, works=works, draws=n_draws, write=write, resumes=resumes, one_layer=confined(cells),
         one_head=len(names) == 1 and any(axis.coordinate == "head" for axis in cells.axes),
-        whole=foreign(edits),
+        whole=whole or foreign(edits), kept=(*names, *names),
         identity=(
             fingerprint_of_edits(edits), [(a.name, a.labels, a.selectors) for a in cells.axes], cells.masks, identity
         ),

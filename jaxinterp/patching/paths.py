@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -21,8 +20,8 @@ from jaxinterp.model.config import suggest
 from jaxinterp.model.interventions import Intervention, Interventions, add, joined, replace
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer
-from jaxinterp.model.where import Geometry, Where
-from jaxinterp.patching.activation import check_pair, check_run
+from jaxinterp.model.where import Where
+from jaxinterp.patching.activation import check_normalize, check_pair
 from jaxinterp.patching.arrivals import arrivals, arriving
 from jaxinterp.patching.batches import Batch, cut, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cost import RUN_BYTES
@@ -118,11 +117,8 @@ def path_patching(
         raise ValueError(f"unknown mode {mode!r}; {suggest(mode, MODES)}")
     if freeze_mlps and mode != "ioi":
         raise ValueError("freeze_mlps=True is for mode='ioi'; direct paths never pass through MLPs")
-    if normalize not in (False, True, "per_prompt"):
-        raise ValueError(f"normalize must be False, True or 'per_prompt', got {normalize!r}")
-    check_pair(base, source)
-    geometry = check_run(model, base, base_interventions, metric)
-    check_run(model, source, source_interventions, metric)
+    check_normalize(normalize)
+    geometry = check_pair(model, base, source, base_interventions, source_interventions, metric)
     edits, source_edits = joined(base_interventions), joined(source_interventions)
     for site in edits:
         if site not in STANDING:
@@ -188,43 +184,30 @@ def _path_sweep(
     receiver_layer = np.min(
         [config.n_layers * (RECEIVERS[n] == "final") + r for n, r in zip(names, receive_layers, strict=True)], axis=0
     )
+    slots = {  # the layers whose arriving changes anybody receives
+        kind: np.flatnonzero(sum(reads[n].any(axis=0) for n in names if RECEIVERS[n] == kind))
+        for kind in ("pre", "mid")
+        if any(RECEIVERS[n] == kind for n in names)
+    }
+    if not one_layer:
+        slots = {kind: np.arange(config.n_layers) for kind in slots}
+    streams = {kind: STREAMS[kind] for kind in (*slots, "final")} if overwrite else {}
+    kept = dict.fromkeys((*send.masks, "attn_out_pre_norm", "mlp_out_pre_norm", "mlp_in", *streams.values()))
+    captures = tuple(site for site in kept if site in sites)
     budget = options.max_bytes or RUN_BYTES  # decides which senders go together, and so belongs to the plan
     send_pos = send.coordinates(np.arange(n_send)).get("pos", np.zeros(n_send, np.int64))
 
     def outline(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         sender, receiver = np.divmod(np.arange(n_send * n_receive), n_receive)
-        rows, read = begins(
-            model,
-            prompts_of(base, batch),
-            metric_of(metric, batch, base),
-            send_pos[sender],
-            batch.first,
-            resumes=resumes,
-        )
+        prompts, own_metric = prompts_of(base, batch), metric_of(metric, batch, base)
+        rows, read = begins(model, prompts, own_metric, send_pos[sender], batch.first, resumes=resumes)
         layers = receiver_layer[receiver] if resumes else np.zeros_like(receiver)
         return layers, rows, read & reached[sender, receiver] & (send_pos[sender] < batch.n_pos)
 
     def works(batch: Batch) -> Sequence[Callable[[], Work]]:
         prompts, own_metric = prompts_of(base, batch), metric_of(metric, batch, base)
-        run = Prompts(prompts.tokens, prompts.mask)
         own = edits_of(edits, sites, batch, base)
-        geometry = Geometry.of(run.tokens, None if run.mask is None else jnp.asarray(run.mask))
-        kept = (
-            *send.masks,
-            "attn_out_pre_norm",
-            "mlp_out_pre_norm",
-            "mlp_in",
-            *(STREAMS.values() if overwrite else ()),
-        )
-        kept = tuple(dict.fromkeys(site for site in kept if site in sites))
-        slots = {  # the layers whose arriving changes anybody receives
-            kind: np.flatnonzero(sum(reads[n].any(axis=0) for n in names if RECEIVERS[n] == kind))
-            for kind in ("pre", "mid")
-            if any(RECEIVERS[n] == kind for n in names)
-        }
-        if not one_layer:
-            slots = {kind: np.arange(config.n_layers) for kind in slots}
-        each = 2 * config.n_layers * geometry.batch * geometry.pos * config.d_model * 4
+        each = 2 * config.n_layers * prompts.tokens.size * config.d_model * 4
         together = max(1, budget // 4 // each)
 
         @functools.cache
@@ -233,7 +216,7 @@ def _path_sweep(
             their_edits = edits_of(source_edits, sites, batch, source)
             values, source_metric = observe(model, params, theirs, their_edits, own_metric, tuple(send.masks))[1:]
             observed = observe(model, params, prompts, own, own_metric, ("z",))
-            return observed, captured(model, params, run, own, kept), values, source_metric
+            return observed, captured(model, params, prompts, own, captures), values, source_metric
 
         @functools.lru_cache(maxsize=1)
         def change_of(first: int) -> tuple[np.ndarray, Any, Any]:
@@ -242,10 +225,9 @@ def _path_sweep(
             padded = np.pad(chosen, (0, min(together, n_send) - len(chosen)), mode="edge")
             wheres = {s: _of_batch(where, sites[s], batch) for s, where in send.wheres(padded, sites).items()}
             values = {site: values[site] for site in send.masks}
-            changes, moved = arriving(model, params, run, cache, values, own, wheres, slots, ioi=ioi)
+            changes, moved = arriving(model, params, prompts, cache, values, own, wheres, slots, ioi=ioi)
             if overwrite:  # what the receivers read in the base run, the change included
-                streams = {kind: cache[site] for kind, site in STREAMS.items() if kind in changes}
-                stood = {k: x[slots[k]] if k in slots else x[None] for k, x in streams.items()}
+                stood = {k: cache[s][slots[k]] if k in slots else cache[s][None] for k, s in streams.items()}
                 changes = {kind: stood[kind] + change for kind, change in changes.items()}
             return chosen, changes, jax.device_get(moved)
 
@@ -266,11 +248,11 @@ def _path_sweep(
             def take(which: np.ndarray) -> Any:
                 found = receive.coordinates(receiver[which])
                 wheres = receive.wheres(receiver[which], sites)
+                sent = send.coordinates(chosen[sender[which]])
                 cell: dict[str, Any] = {"sender": sender[which], "wheres": {}}
                 for site in group:
                     where = _of_batch(wheres[site], sites[site], batch)
                     # the change stands at one position; what else is overwritten matters to receivers in a row alone
-                    sent = send.coordinates(chosen[sender[which]])
                     if "pos" in sent and (not overwrite or (one_layer and len(group) == 1)):
                         where = dataclasses.replace(where, index={"pos": sent["pos"], **where.index})
                     cell["wheres"][site] = where
@@ -292,7 +274,8 @@ def _path_sweep(
         model=model, params=params, base=base, metric=metric, names=names, n_cells=n_send * n_receive,
         first=np.zeros(len(base), int) if edits or source_edits else first_difference(base, source),
         outline=outline, works=works, draws=1, write=_overwrite if overwrite else _arrive,
-        resumes=resumes, one_layer=one_layer, whole=foreign(edits),
+        resumes=resumes, one_layer=one_layer, whole=foreign(edits) or foreign(source_edits),
+        kept=(*captures, *send.masks),
         one_head="head" in receive.coordinates(np.arange(1)) and (by_site or len(names) == 1),
         identity=(
             "path_patching", ioi, overwrite, sides, source.tokens, budget,

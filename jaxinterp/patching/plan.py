@@ -48,7 +48,7 @@ class Plan:
     Attributes:
       batches: the prompts that run together.
       programs: of each group of batches, by start position.
-      asked: cells in the result. draws: how often each is run (random draws, groups of senders).
+      asked: cells in the result. draws: random draws that each is averaged over.
       apart: whether chunks may not mix layers.
       counted: whether operations are known; else they count runs.
     """

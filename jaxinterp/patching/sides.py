@@ -46,15 +46,12 @@ class Side:
 
     def wheres(self, which: np.ndarray, sites: Mapping[str, SiteSpec]) -> dict[str, Where]:
         """The coordinates of some of its cells at each site; a cell of another site selects nothing."""
-        found = self.coordinates(which)
+        index = self.coordinates(which)
+        of_site = index.pop("site", None)
         out = {}
         for number, (site, mask) in enumerate(self.masks.items()):
-            index = {name: value for name, value in found.items() if name != "site"}
-            if "site" in found:
-                here = (found["site"] == number).reshape(-1, *[1] * mask.ndim)
-                masks = here & mask if not mask.all() else here
-            else:
-                masks = np.broadcast_to(mask, (len(which), *mask.shape))
+            here = np.ones(len(which), bool) if of_site is None else of_site == number
+            masks = here.reshape(-1, *[1] * mask.ndim) & mask
             out[site] = Where({n: v for n, v in index.items() if sites[site].axis(n) is not None}, (), masks)
         return out
 

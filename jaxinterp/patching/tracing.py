@@ -19,7 +19,7 @@ from jaxinterp.patching.batches import Batch, edits_of, prompts_of
 from jaxinterp.patching.cells import Over, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
-from jaxinterp.patching.engine import Options, run_sweep, whole_forwards
+from jaxinterp.patching.engine import Options, foreign, run_sweep, whole_forwards
 from jaxinterp.patching.nodes import Draw, node_sweep
 from jaxinterp.patching.plain import captured, metric_values
 from jaxinterp.tasks.prompts import Prompts, as_prompts
@@ -109,14 +109,13 @@ def causal_tracing(
     keys = list(jax.random.split(key, num_samples))
 
     def draws(batch: Batch, prompts: Prompts, metric: Metric) -> list[Callable[[], Draw]]:
-        run = Prompts(prompts.tokens, prompts.mask)
         own, theirs = (edits_of(e, model.sites, batch, base) for e in (edits, clean_edits))
         subject = edits_of(joined(noised), model.sites, batch, base)["embed"][0].where
 
         @functools.cache
         def clean() -> tuple[Any, np.ndarray]:
-            clean_values = np.asarray(metric_values(model, params, run, theirs, metric))
-            return captured(model, params, run, theirs, names), clean_values
+            clean_values = np.asarray(metric_values(model, params, prompts, theirs, metric))
+            return captured(model, params, prompts, theirs, names), clean_values
 
         def draw(key: jax.Array) -> Draw:
             drawn = sigma * normal_noise(key, model.sites["embed"], geometry, batch)
@@ -128,8 +127,9 @@ def causal_tracing(
     identity = "causal_tracing", sigma, keys, fingerprint_of_edits(clean_edits), subject_rows
     standing = joined(edits, noised)  # what a run stands under decides which path serves it
     sweep = node_sweep(
-        model, params, base, cells, clean_metric, standing, draws, n_draws=num_samples, first=first, identity=identity
-    )
+        model, params, base, cells, clean_metric, standing, draws,
+        n_draws=num_samples, first=first, whole=foreign(clean_edits), identity=identity,
+    )  # fmt: skip
     tally = run_sweep(sweep, options, per_example=per_example, per_prompt=False)
     return effect_array(
         tally, cells.axes, base, normalize=normalize, per_example=per_example,
@@ -141,10 +141,9 @@ def causal_tracing(
 def _top_tokens(model: Any, params: Any, base: Prompts, edits: Any) -> np.ndarray:
     """int[batch]: the most likely token after each prompt's last."""
     last, out = Metric(_argmax_last, positions=-1), np.zeros(len(base), np.int32)
-    for batch in whole_forwards(model, params, base, last):
-        part = prompts_of(base, batch)
+    for batch in whole_forwards(model, params, base, edits, last):
         own = edits_of(edits, model.sites, batch, base)
-        values = metric_values(model, params, Prompts(part.tokens, part.mask), own, last)
+        values = metric_values(model, params, prompts_of(base, batch), own, last)
         out[batch.rows] = np.asarray(values).astype(np.int32)
     return out
 
@@ -164,10 +163,9 @@ def _rows(where: Where, base: Prompts) -> np.ndarray:
 def _subject_deviation(model: Any, params: Any, base: Prompts, edits: Any, rows: np.ndarray) -> float:
     """The standard deviation of the subject tokens' embeddings, over tokens and dimensions."""
     count, total, squares = 0, 0.0, 0.0
-    for batch in whole_forwards(model, params, base, Metric(_argmax_last)):
-        part = prompts_of(base, batch)
+    for batch in whole_forwards(model, params, base, edits, Metric(_argmax_last)):
         own = edits_of(edits, model.sites, batch, base)
-        embedded = np.asarray(captured(model, params, Prompts(part.tokens, part.mask), own, ("embed",))["embed"])
+        embedded = np.asarray(captured(model, params, prompts_of(base, batch), own, ("embed",))["embed"])
         chosen = embedded[: batch.n][rows[batch.rows[: batch.n]]].astype(np.float64)
         count, total, squares = count + chosen.size, total + chosen.sum(), squares + np.square(chosen).sum()
     return float(np.sqrt(max(0.0, squares / count - (total / count) ** 2)))

@@ -137,7 +137,7 @@ def test_every_prompt_is_its_own_in_exactly_one_batch():
         assert (len(batch.rows), batch.n_pos) == shapes[batch.group], "a group has one shape, and so one program"
         part = prompts_of(base, batch)
         assert (part.mask.sum(axis=1) == base.mask[batch.rows].sum(axis=1)).all(), "no token is cut off"
-        assert (part.roles["first"] >= batch.first).all()
+        assert (base.roles["first"][batch.rows] >= batch.first).all()
 
 
 def test_a_metric_follows_its_prompts():
@@ -199,6 +199,47 @@ def test_an_edit_of_ones_own_may_mix_rows_and_prompts(small):
     logits = np.asarray(model.apply(params, tokens, patch)[0])[np.arange(3), -1]
     patched = (logits[np.arange(3), [1, 2, 3]] - logits[np.arange(3), [4, 5, 6]]).mean()
     np.testing.assert_allclose(effects.sel(layer=1, pos=4), patched - base, atol=1e-5)
+
+
+def test_an_edit_of_ones_own_may_mix_prompts_of_the_other_runs_as_well(small, monkeypatch):
+    model, params, tokens = small
+    source = tokens.at[:, 2:].set((tokens[:, 2:] + 1) % 50)
+    edits = {"resid_pre": ji.apply_fn(_centred_over_prompts_and_positions)}
+    metric = ji.logit_diff([1, 2, 3], [4, 5, 6])
+    _, cache = model.apply(params, source, edits, capture=("z",))
+
+    def effect_of(value, **where):
+        return ji.evaluate(model, params, tokens, {"z": ji.replace(value, ji.at(**where))}, metric=metric)
+
+    patched = ji.activation_patching(
+        model, params, tokens, source, site="z", over=("layer", "pos"), metric=metric, source_interventions=edits,
+        max_bytes=1,
+    )  # fmt: skip
+    np.testing.assert_allclose(patched.sel(layer=1, pos=4), effect_of(cache["z"], layer=1, pos=4), atol=1e-5)
+    through = ji.path_patching(
+        model, params, tokens, source, senders={"z": ji.at(layer=1)}, receivers={"resid_final": ji.at()},
+        metric=metric, source_interventions=edits, max_bytes=1,
+    )  # fmt: skip
+    change = jax.numpy.einsum("bphf,hfd->bpd", cache["z"][1] - model.apply(params, tokens, capture=("z",))[1]["z"][1],
+                              params["W_O"][1])  # fmt: skip
+    added = ji.evaluate(model, params, tokens, {"resid_final": ji.add(change)}, metric=metric)
+    np.testing.assert_allclose(through, added, atol=1e-5)
+
+    whole = ji.evaluate(model, params, tokens, edits, metric=metric, per_example=True)
+    mean = ji.ablation(
+        model, params, tokens, site="z", over=("layer",), kind="mean", metric=metric, reference=source,
+        source_interventions=edits,
+    )  # fmt: skip
+    np.testing.assert_allclose(mean.sel(layer=1), effect_of(cache["z"].mean(axis=1)[:, None], layer=1), atol=1e-5)
+    monkeypatch.setattr(engine, "RUN_BYTES", 1)
+    np.testing.assert_allclose(
+        ji.evaluate(model, params, tokens, edits, metric=metric, per_example=True), whole, atol=1e-5
+    )
+    one_by_one = ji.ablation(
+        model, params, tokens, site="z", over=("layer",), kind="mean", metric=metric, reference=source,
+        source_interventions=edits,
+    )  # fmt: skip
+    np.testing.assert_allclose(one_by_one, mean, atol=1e-5)
 
 
 def _centred_over_prompts_and_positions(x):
