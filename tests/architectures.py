@@ -1,5 +1,7 @@
 """Random tiny architectures, prompts and padding, for property-based tests."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,17 +79,22 @@ def configs(draw, **fixed):
 
 
 def random_params(model, seed=0):
-    """Parameters in which every term matters: no bias is 0, no norm the identity."""
-    params = model.init(jax.random.key(seed))
-    keys = jax.random.split(jax.random.key(seed + 1), len(params))
+    """Parameters in which every term matters: no bias is 0, no norm the identity. Drawn without compiling anything."""
+    rng, centre = np.random.default_rng(seed), 0 if model.config.norm_plus_one else 1
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
     return {
-        name: w + 0.4 * jax.random.normal(key, w.shape, w.dtype)
-        for (name, w), key in zip(params.items(), keys, strict=True)
+        name: jnp.asarray(0.4 * rng.normal(size=w.shape) + centre * name.endswith(".w"), w.dtype)
+        for name, w in shapes.items()
     }
 
 
 def random_tokens(config, seed=0, batch=BATCH, pos=POS):
-    return jnp.asarray(np.random.default_rng(seed).integers(0, config.d_vocab, (batch, pos)))
+    return np.random.default_rng(seed).integers(0, config.d_vocab, (batch, pos))
+
+
+def altered(config, tokens, first=0):
+    """Other tokens from a column on."""
+    return np.where(np.arange(tokens.shape[1]) < first, tokens, (tokens + 1) % config.d_vocab)
 
 
 def masks(side):
@@ -96,4 +103,14 @@ def masks(side):
         return None
     lengths = np.array([[POS], [4], [3]])
     columns = np.arange(POS)[None]
-    return jnp.asarray(columns < lengths if side == "right" else columns >= POS - lengths)
+    return columns < lengths if side == "right" else columns >= POS - lengths
+
+
+@functools.partial(jax.jit, static_argnames=("model", "capture"))
+def _applied(model, params, tokens, edits, mask, capture):
+    return model.apply(params, tokens, edits, mask=mask, capture=capture)
+
+
+def apply(model, params, tokens, edits=None, *, mask=None, capture=()):
+    """`model.apply` as one program, its results in numpy: comparing them then compiles nothing."""
+    return jax.device_get(_applied(model, params, tokens, edits or {}, mask, capture))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from architectures import BATCH, POS, budget, configs, masks, random_params, random_tokens
+from architectures import BATCH, POS, altered, apply, budget, configs, masks, random_params, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,18 +17,17 @@ sides = st.sampled_from([None, "right", "left"])
 
 def assert_close(actual, expected, scale=None):
     """Equal to 1e-9 of the largest |logit|."""
-    tolerance = 1e-9 * float(jnp.max(jnp.abs(expected if scale is None else scale)))
+    tolerance = 1e-9 * float(np.max(np.abs(expected if scale is None else scale)))
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=0, atol=tolerance)
 
 
 def real(logits, mask):
     """Logits with the rows of padding, which mean nothing, set to 0."""
-    return logits if mask is None else jnp.where(mask[..., None], logits, 0)
+    return np.asarray(logits) if mask is None else np.where(mask[..., None], logits, 0)
 
 
-@functools.partial(jax.jit, static_argnames="model")
 def everything(model, params, tokens, mask):
-    return model.apply(params, tokens, capture=tuple(model.sites), mask=mask)
+    return apply(model, params, tokens, mask=mask, capture=tuple(model.sites))
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -51,7 +50,7 @@ def check_self_patch_and_prefix(config, side):
     model = ji.Transformer(config)
     params, base, mask = random_params(model), random_tokens(config), masks(side)
     differ = 3  # base and source share the columns before it
-    source = base.at[:, differ:].set((base[:, differ:] + 1) % config.d_vocab)
+    source = altered(config, base, differ)
     logits, cache = everything(model, params, base, mask)
     _, other = everything(model, params, source, mask)
     layer = config.n_layers - 1
@@ -63,34 +62,33 @@ def check_self_patch_and_prefix(config, side):
             assert_close(real(patched, mask), real(logits, mask))
     # the program does patch: the last row of the last stream comes from the source
     patched = patch_one_site(model, params, base, mask, other, layer, POS - 1, flags(model, "resid_post"))
-    expected, _ = model.apply(
-        params, base, {"resid_post": ji.replace(other["resid_post"], ji.at(layer=-1, pos=5))}, mask=mask
-    )
+    edits = {"resid_post": ji.replace(other["resid_post"], ji.at(layer=-1, pos=5))}
+    expected, _ = apply(model, params, base, edits, mask=mask)
     assert_close(real(patched, mask), real(expected, mask))
-    assert float(jnp.abs(patched - logits).max()) > 1e-6
+    assert np.abs(patched - logits).max() > 1e-6
 
 
 def check_sums_and_streams(config, side):
     model = ji.Transformer(config)
     params, base, mask = random_params(model), random_tokens(config), masks(side)
-    source = (base + 3) % config.d_vocab
+    source = altered(config, base)
     logits, cache = everything(model, params, base, mask)
     for name, array in cache.items():
         assert array.shape == model.sites[name].shape(BATCH, POS), name
     source_logits, other = everything(model, params, source, mask)
-    assert_close(model.apply(params, base, mask=mask)[0], logits)
+    assert_close(apply(model, params, base, mask=mask)[0], logits)
     whole = {"resid_pre": ji.replace(other["resid_pre"], ji.at(layer=0))}
-    assert_close(real(model.apply(params, base, whole, mask=mask)[0], mask), real(source_logits, mask))
+    assert_close(real(apply(model, params, base, whole, mask=mask)[0], mask), real(source_logits, mask))
     heads = cache["result"].sum(axis=3)
     if config.out_bias:
-        heads = heads + params["b_O"][:, None, None]
+        heads = heads + np.asarray(params["b_O"])[:, None, None]
     assert_close(heads, cache["attn_out_pre_norm" if config.has_output_norm else "attn_out"])
 
 
 def check_vmap_is_a_loop(config, side):
     model = ji.Transformer(config)
     params, base, mask = random_params(model), random_tokens(config), masks(side)
-    _, other = everything(model, params, (base + 3) % config.d_vocab, mask)
+    _, other = everything(model, params, altered(config, base), mask)
 
     def patch(layer, head, pos):
         where = ji.at(layer=layer, head=head, pos=pos)
@@ -108,9 +106,9 @@ def check_vmap_is_a_loop(config, side):
 def check_resume(config, side):
     model = ji.Transformer(config)
     params, base, mask = random_params(model), random_tokens(config), masks(side)
-    _, other = everything(model, params, (base + 3) % config.d_vocab, mask)
+    _, other = everything(model, params, altered(config, base), mask)
     standing = {"mlp_out" if not config.attn_only else "attn_out": ji.scale(0.5, ji.at(layer=0))}
-    run = model.run(params, base, mask=mask, interventions=standing)
+    run = jax.jit(model.run)(params, base, mask=mask, interventions=standing)
     start_pos = 2 if config.causal else 0
     resume = jax.jit(model.resume, static_argnames=("start_pos", "capture"))
     names = tuple(n for n in model.sites if n not in ("embed", "pos_embed"))
@@ -118,20 +116,21 @@ def check_resume(config, side):
         edits = {}
         if start_layer < config.n_layers:
             edits["z"] = ji.replace(other["z"], ji.at(layer=start_layer, pos=4))
-        expected, cache = model.apply(params, base, ji.joined(standing, edits), capture=names, mask=mask)
-        logits, resumed = resume(params, run, edits, start_layer=start_layer, start_pos=start_pos, capture=names)
+        expected, cache = apply(model, params, base, ji.joined(standing, edits), capture=names, mask=mask)
+        resumed = resume(params, run, edits, start_layer=start_layer, start_pos=start_pos, capture=names)
+        logits, resumed = jax.device_get(resumed)
         assert_close(real(logits, None if mask is None else mask[:, start_pos:]), real(expected, mask)[:, start_pos:])
         for name in names:
             spec, got, want = model.sites[name], resumed[name], cache[name]
             if spec.per_layer:
                 got, want = got[start_layer:], want[start_layer:]
             axis = spec.axes.index("query" if "query" in spec.axes else "pos")
-            want = jax.lax.slice_in_dim(want, start_pos, POS, axis=axis)
+            want = np.take(want, np.arange(start_pos, POS), axis)
             if mask is None and want.size:
                 assert_close(got, want)
     last, _ = model.resume(params, run, start_layer=0, positions=-1, columns=[1, 0])
-    ends = POS - np.argmax(np.asarray(masks(side) if side else np.ones((BATCH, POS)))[:, ::-1], axis=1)
-    expected, _ = model.apply(params, base, standing, mask=mask)
+    ends = POS - np.argmax((masks(side) if side else np.ones((BATCH, POS)))[:, ::-1], axis=1)
+    expected, _ = apply(model, params, base, standing, mask=mask)
     assert_close(last[:, 0], expected[np.arange(BATCH), ends - 1][:, [1, 0]])
 
 
@@ -140,13 +139,13 @@ def check_padding(config):
     params = random_params(model)
     alone = [random_tokens(config, seed=n, batch=1, pos=length) for n, length in enumerate((POS, 4, 3))]
     for side in ("right", "left"):
-        mask = np.asarray(masks(side))
+        mask = masks(side)
         tokens = np.zeros((BATCH, POS), int)
         for row, prompt in enumerate(alone):
             tokens[row, mask[row]] = prompt[0]
-        padded, _ = model.apply(params, tokens, mask=mask)
+        padded, _ = apply(model, params, tokens, mask=mask)
         for row, prompt in enumerate(alone):
-            expected, _ = model.apply(params, prompt)
+            expected, _ = apply(model, params, prompt)
             assert_close(padded[row][mask[row]], expected[0])
 
 
@@ -155,7 +154,7 @@ CHECKS = [check_self_patch_and_prefix, check_sums_and_streams, check_vmap_is_a_l
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_identity(check):
-    @budget(7)
+    @budget(6)
     @given(config=configs(), side=sides)
     def holds(config, side):
         with jax.enable_x64(True):

@@ -3,10 +3,9 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from architectures import BATCH, POS, budget, configs, masks, random_tokens
+from architectures import BATCH, POS, altered, apply, budget, configs, masks, random_params, random_tokens
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -30,12 +29,12 @@ class Naive:
         self.added += ["pos_embed"] if config.positions == "learned" else []
         self.read = tuple(s for s in RECEIVERS if s in model.sites)
         capture = tuple(s for s in dict.fromkeys(SENDERS + self.read) if s in model.sites)
-        self.logits, self.before = jax.device_get(model.apply(params, base, standing, mask=mask, capture=capture))
-        self.after = jax.device_get(model.apply(params, source, source_edits, mask=mask, capture=capture))[1]
+        self.logits, self.before = apply(model, params, base, standing, mask=mask, capture=capture)
+        self.after = apply(model, params, source, source_edits, mask=mask, capture=capture)[1]
 
     def forward(self, *edits, capture=()):
         edits = ji.joined(self.standing, *edits)
-        return jax.device_get(self.model.apply(self.params, self.base, edits, mask=self.mask, capture=capture))
+        return apply(self.model, self.params, self.base, edits, mask=self.mask, capture=capture)
 
     def frozen(self, sites, senders, capture):
         """The base run with `sites` held where they were, but senders as in the source run."""
@@ -64,13 +63,6 @@ class Naive:
         """Receivers read what arrives when all other heads stand still and MLPs do not."""
         arrived = self.frozen(self.heads + self.mlps * freeze_mlps, senders, self.read)
         return {site: ji.replace(arrived[site], ji.at(mask=chosen)) for site, chosen in receivers.items()}
-
-
-def random_weights(model, seed=0):
-    """As `random_params` (no bias is 0, no norm the identity), without compiling a program for each shape."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return {n: jnp.asarray(0.4 * rng.normal(size=w.shape) + n.endswith(".w"), w.dtype) for n, w in shapes.items()}
 
 
 def metric_and_score(kind, side):
@@ -179,8 +171,8 @@ def path_exists(config, senders, receivers):
 
 def check_paths(config, side, seed, metric, standing, max_bytes, mode, first):
     model, rng = ji.Transformer(config), np.random.default_rng(seed)
-    params, base, mask = random_weights(model), np.asarray(random_tokens(config)), masks(side)
-    source = np.where(np.arange(POS) < first, base, (base + 1) % config.d_vocab)
+    params, base, mask = random_params(model), random_tokens(config), masks(side)
+    source = altered(config, base, first)
     names = [s for s in SENDERS if s != "pos_embed" or config.positions == "learned"]
     sender_wheres, senders = random_ends(rng, model, names, side)
     receiver_wheres, receivers = random_ends(rng, model, RECEIVERS, side)
@@ -244,7 +236,7 @@ def questions():
     }
 
 
-@budget(8)
+@budget(6)
 @given(**questions())
 def test_paths_equal_their_definition(**drawn):
     assume(not drawn["config"].has_post_norm and drawn["config"].n_layers > 1)
@@ -279,7 +271,7 @@ def tiny(**fields):
     config = ji.TransformerConfig(**(sizes | {"dtype": "float64"} | fields))
     base = np.asarray(random_tokens(config))
     source = np.where(np.arange(POS) < 1, base, (base + 1) % config.d_vocab)
-    return ji.Transformer(config), random_weights(ji.Transformer(config)), base, source
+    return ji.Transformer(config), random_params(ji.Transformer(config)), base, source
 
 
 def patch(run, senders, receivers, over=(), metric=METRIC, per_example=True, **settings):
