@@ -147,13 +147,14 @@ class Sweep:
 def _observed(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metric, names: tuple[str, ...]) -> Any:
     """(a run that can be resumed, the named sites' activations, the metric)."""
     tokens, mask = prompts.tokens, prompts.mask
+    end = {"start_layer": n_layers(model.sites), "positions": metric.positions}
     if isinstance(model, Transformer):
         run = model.run(params, tokens, mask=mask, interventions=edits, capture=names)
-        cache = run.cache
+        cache, (logits, _) = run.cache, model.resume(params, run, **end, columns=metric.columns)
     else:
         run, cache = model.run(params, tokens, mask=mask), model.apply(params, tokens, capture=names, mask=mask)[1]
-    logits, _ = model.resume(params, run, start_layer=n_layers(model.sites), positions=metric.positions)
-    return run, cache, score_read(metric, take_columns(logits, metric.columns), {})
+        logits = take_columns(model.resume(params, run, **end)[0], metric.columns)
+    return run, cache, score_read(metric, logits, {})
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start_pos", "one_layer", "write"))
