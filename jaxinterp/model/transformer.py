@@ -231,7 +231,7 @@ def check_prompt(config: TransformerConfig, tokens: Any, mask: Any) -> tuple[jax
             bad = int(ids.max() if ids.max() >= config.d_vocab else ids.min())
             raise ValueError(f"token id {bad} is out of vocabulary: ids run from 0 to {config.d_vocab - 1}")
     if mask is None:
-        return jnp.asarray(tokens), None
+        return _on_device(tokens), None
     if np.shape(mask) != shape:
         raise ValueError(f"mask has shape {np.shape(mask)}, tokens have {shape}")
     if jnp.result_type(mask) != bool:
@@ -244,7 +244,12 @@ def check_prompt(config: TransformerConfig, tokens: Any, mask: Any) -> tuple[jax
         broken = ((edges == 1).sum(1) + real[:, 0] > 1) | ((edges == -1).sum(1) + real[:, -1] > 1)
         if broken.any():
             raise ValueError(f"row {int(np.argmax(broken))} of mask has padding inside the prompt")
-    return jnp.asarray(tokens), jnp.asarray(mask)
+    return _on_device(tokens), _on_device(mask)
+
+
+def _on_device(array: Any) -> jax.Array:
+    """As `jnp.asarray`, which compiles a program for each new shape of a numpy array."""
+    return array if isinstance(array, jax.Array) else jax.device_put(array)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "keep_run"))

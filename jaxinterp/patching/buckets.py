@@ -12,10 +12,10 @@ def bucket_starts(rows: np.ndarray, n_pos: int, most: int | None = None) -> np.n
 
     Args:
       rows: int[cell], the first position that each cell changes.
-      most: how many; by default 2 + log2(n_pos).
+      most: how many; by default 1 + log2(n_pos).
     """
     values, inverse, counts = np.unique(rows, return_inverse=True, return_counts=True)
-    n_buckets = min(len(values), most or 2 + int(math.log2(n_pos)))
+    n_buckets = min(len(values), most or 1 + int(math.log2(n_pos)))
     # best[i]: least cost of the cells from values[i] on, in k buckets; each bucket starts at its lowest value
     n = len(values)
     total = np.concatenate([[0], np.cumsum(counts)])

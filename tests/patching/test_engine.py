@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxinterp as ji
-from jaxinterp.patching import engine
 from jaxinterp.patching.buckets import bucket_starts
 from jaxinterp.patching.plan import chunk_size
 
@@ -133,17 +132,23 @@ def test_joint_patches_equal_the_plain_path(pair, kind):
 def test_few_programs_and_none_the_second_time(pair):
     model, params, base, source = pair
     metric = ji.logit_diff([3, 5, 7], [4, 6, 8])
-    programs = engine._observed, engine._resumed_metric
+    compiled = []
 
-    def sizes():
-        return sum(program._cache_size() for program in programs)
+    def count(event, seconds, **told):
+        if "backend_compile" in event:
+            compiled.append(told)
 
     jax.clear_caches()
-    ji.activation_patching(model, params, base, source, site="z", metric=metric)
-    first = sizes()
-    assert first <= 2 + np.log2(POS)
-    ji.activation_patching(model, params, source, base, site="z", metric=ji.logit_diff([1, 2, 3], [9, 8, 7]))
-    assert sizes() == first
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        base, source = np.asarray(base), np.asarray(source)
+        ji.activation_patching(model, params, base, source, site="z", metric=metric)
+        assert 2 < len(compiled) <= 3 + np.log2(POS), "all that is compiled, helpers included"
+        compiled.clear()
+        ji.activation_patching(model, params, source, base, site="z", metric=ji.logit_diff([1, 2, 3], [9, 8, 7]))
+        assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
 
 
 def test_cells_behind_the_metric_are_zero_and_not_run(pair):
