@@ -20,6 +20,9 @@ RUN_BYTES = 512 * 2**20
 #: What a chunk of cells may take on CPUs, whose caches more of it would not fit.
 CPU_BYTES = 64 * 2**20
 
+#: What reading a block's weights costs a chunk, in rows of arithmetic: with few rows, it is most of the time.
+WEIGHT_ROWS = 96
+
 
 def chunk_bytes() -> int:
     """What a chunk of cells may take unless the caller says otherwise: on an accelerator, a quarter of what is free."""
@@ -38,6 +41,8 @@ class Cost:
       model: of any kind; operations of models other than `ji.Transformer` are not known, and counted in runs.
       batch, n_pos: prompts in a batch, and their columns.
       n_read: positions of each prompt whose logits are read. n_columns: columns of the unembedding.
+      apart: whether a chunk's cells edit one layer, whose block then runs by itself (`model/branch.py`); otherwise all
+        blocks are run whole, from the first that any of its cells edits.
       behind: whether cells start behind the heads of the block they edit. one_head: whether one head alone is edited.
       itemsize: bytes of one number.
       sites: those that are patched.
@@ -48,6 +53,7 @@ class Cost:
     n_pos: int
     n_read: int
     n_columns: int
+    apart: bool
     behind: bool
     one_head: bool
     itemsize: int
@@ -67,12 +73,22 @@ class Cost:
         after = np.maximum(config.n_layers - 1 - np.asarray(layer), 0)  # blocks behind the edited one
         inside = np.asarray(layer) < config.n_layers
         block = _heads(config, rows, rows, self.n_pos) + _rest(config, rows)
+        unembedding = 2 * self.n_read * config.d_model * self.n_columns
+        if not self.apart:
+            return self.batch * (block * (inside + after) + unembedding)
         last = _heads(config, rows, self.n_read, self.n_pos) + _rest(config, self.n_read)
         heads = _heads(config, rows, rows, self.n_pos) / (config.n_kv_heads if self.one_head else 1)
         first = _rest(config, rows) if self.behind else _rest(config, rows) + heads
-        unembedding = 2 * self.n_read * config.d_model * self.n_columns
         total = first * inside + block * np.maximum(after - 1, 0) + last * (after > 0) + unembedding
         return self.batch * total
+
+    def overhead(self, layer: int) -> float:
+        """Of one chunk that starts at a block, beside its cells': weights are read, however few rows there are."""
+        if not self.known:
+            return 0.0
+        config: TransformerConfig = self.model.config
+        row = _heads(config, 1, 1, self.n_pos) + _rest(config, 1)
+        return max(0, config.n_layers - layer) * WEIGHT_ROWS * row
 
     def bytes(self, start: int) -> int:
         """Of one cell at its widest, continued from a position."""
@@ -80,7 +96,7 @@ class Cost:
         sites: Mapping[str, SiteSpec] = self.model.sites
         patched = [int(np.prod(sites[s].shape(self.batch, self.n_pos)[int(sites[s].per_layer) :])) for s in self.sites]
         written = 2 * max(patched, default=0) * rows // self.n_pos
-        if self.one_head and self.known and not self.behind:
+        if self.apart and self.one_head and self.known and not self.behind:
             written //= self.model.config.n_kv_heads
         wide = max(4, self.itemsize)
         read = 3 * wide * self.batch * self.n_read * self.n_columns
@@ -119,6 +135,7 @@ def cost_of(
     sites: Sequence[str],
     *,
     resumes: bool,
+    one_layer: bool = False,
     one_head: bool = False,
 ) -> Cost:
     """The cost of cells that patch these sites, on the resumed path or the plain one."""
@@ -130,7 +147,7 @@ def cost_of(
         n_columns = n_columns if metric.columns is None else np.shape(metric.columns)[-1]
     behind = resumes and isinstance(model, Transformer) and all(order.index(s) >= order.index("z") for s in sites)
     return Cost(
-        model=model, batch=geometry.batch, n_pos=geometry.pos, n_read=n_read, n_columns=n_columns or 1, behind=behind,
-        one_head=one_head,
+        model=model, batch=geometry.batch, n_pos=geometry.pos, n_read=n_read, n_columns=n_columns or 1,
+        apart=resumes and one_layer, behind=behind, one_head=one_head,
         itemsize=max([4, *(leaf.dtype.itemsize for leaf in leaves)]), sites=tuple(sites),
     )  # fmt: skip

@@ -33,7 +33,7 @@ from jaxinterp.patching.endurance import (
     without_addresses,
 )
 from jaxinterp.patching.plain import captured, metric_values, patched_metric
-from jaxinterp.patching.plan import Plan, Program, plan_group
+from jaxinterp.patching.plan import Plan, Program, operations_of, plan_group, span_of
 from jaxinterp.patching.reach import columns_read, n_layers
 from jaxinterp.patching.tally import Tally
 from jaxinterp.tasks.prompts import Prompts
@@ -227,7 +227,7 @@ def cost_of_cells(sweep: Sweep, geometry: Geometry) -> Cost:
     """What each of a sweep's cells costs in a batch of this shape."""
     return cost_of(
         sweep.model, sweep.params, geometry, sweep.metric, sweep.names,
-        resumes=sweep.resumes, one_head=sweep.one_head and sweep.one_layer,
+        resumes=sweep.resumes, one_layer=sweep.one_layer, one_head=sweep.one_head,
     )  # fmt: skip
 
 
@@ -324,7 +324,7 @@ def plan_sweep(sweep: Sweep, options: Options) -> tuple[Plan, Work | None]:
     batches = sweep_batches(sweep, options)
     jobs = sweep.works(batches[0])
     ready = jobs[0]() if len(batches) == len(jobs) == 1 else None
-    programs, apart = [], sweep.resumes and sweep.one_layer
+    programs = []
     for number in range(1 + max(batch.group for batch in batches)):
         own = [batch for batch in batches if batch.group == number]
         if ready is not None:
@@ -334,12 +334,11 @@ def plan_sweep(sweep: Sweep, options: Options) -> tuple[Plan, Work | None]:
             layers, rows, live = sweep.outline(together)
         size = Geometry(len(own[0].rows), own[0].n_pos)
         cost = cost_of_cells(sweep, size)
-        layers, rows = layers[live], rows[live]
         programs.append(
-            plan_group(layers, rows, cost, apart=apart, max_bytes=options.budget, n_devices=options.n_devices)
+            plan_group(layers[live], rows[live], cost, max_bytes=options.budget, n_devices=options.n_devices)
         )
     plan = Plan(
-        batches=tuple(batches), programs=tuple(programs), asked=sweep.n_cells, draws=sweep.draws, apart=apart,
+        batches=tuple(batches), programs=tuple(programs), asked=sweep.n_cells, draws=sweep.draws,
         counted=cost.known,
     )  # fmt: skip
     return plan, ready
@@ -369,7 +368,7 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
             return patched_metric(sweep.model, sweep.params, prompts, edits, written, cells, metric, sweep.write)
         return _resumed_metric(
             sweep.model, sweep.params, run, written, cells, metric, int(work.layers[which].min()),
-            start_pos=start, one_layer=sweep.one_layer, write=sweep.write,
+            start_pos=start, one_layer=programs[number].apart, write=sweep.write,
         )  # fmt: skip
 
     while tally.program < len(programs):
@@ -380,7 +379,7 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
             while number < len(programs) or waiting:
                 if number < len(programs):
                     which = _next_chunk(
-                        queues[number][done:], work.layers, tally.sizes[batch.group][number], plan.apart
+                        queues[number][done:], work.layers, tally.sizes[batch.group][number], programs[number]
                     )
                     at = number
                     if len(which):
@@ -392,7 +391,7 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
                     at, which, edited = waiting.pop(0)
                     values = np.asarray(edited)[: len(which)]
                     tally.add(work.numbers[which], work.share * (values - work.base_metric), at)
-                    bar.update(float(np.sum(cost.operations(work.layers[which], programs[at].start_pos))))
+                    bar.update(operations_of(programs[at], cost, work.layers[which]))
                     keep()
             tally.program = len(programs)
         except jax.errors.JaxRuntimeError as error:
@@ -413,7 +412,7 @@ def _queues(work: Work, programs: Sequence[Program]) -> list[np.ndarray]:
     return [queue[np.argsort(work.layers[queue], kind="stable")] for queue in queues]
 
 
-def _next_chunk(queue: np.ndarray, layers: np.ndarray, size: int, apart: bool) -> np.ndarray:
+def _next_chunk(queue: np.ndarray, layers: np.ndarray, size: int, program: Program) -> np.ndarray:
     """The next cells that run together."""
-    chunk = queue[:size]
-    return chunk[layers[chunk] == layers[chunk[0]]] if apart and len(chunk) else chunk
+    spans = span_of(program, layers[queue[:size]])
+    return queue[:size][spans == spans[:1]]

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxinterp.patching.batches import Batch
 from jaxinterp.patching.buckets import bucket_starts
-from jaxinterp.patching.cost import Cost
+from jaxinterp.patching.cost import WEIGHT_ROWS, Cost
 
 #: What starting a chunk costs, in cells: smaller chunks waste less padding, but each must be started.
 CHUNK_COST = 1
@@ -29,6 +29,8 @@ class Program:
       start_pos: the first position that it computes.
       size: how many cells it runs at a time.
       cells: how many it is expected to run, for one batch. layers: the first and the last layer they start at.
+      spans: layers at which a new chunk begins: the cells of one chunk start within one span.
+      apart: whether a span is one layer, whose block runs by itself.
       operations: what that takes.
       bytes: of one chunk.
     """
@@ -37,6 +39,8 @@ class Program:
     size: int
     cells: int
     layers: tuple[int, int]
+    spans: tuple[int, ...]
+    apart: bool
     operations: float
     bytes: int
 
@@ -49,7 +53,6 @@ class Plan:
       batches: the prompts that run together.
       programs: of each group of batches, by start position.
       asked: cells in the result. draws: random draws that each is averaged over.
-      apart: whether chunks may not mix layers.
       counted: whether operations are known; else they count runs.
     """
 
@@ -57,7 +60,6 @@ class Plan:
     programs: tuple[tuple[Program, ...], ...]
     asked: int
     draws: int
-    apart: bool
     counted: bool
 
     @property
@@ -117,36 +119,68 @@ class Plan:
         """The inverse of `as_data`."""
         batches = tuple(Batch(**{**batch, "rows": np.array(batch["rows"])}) for batch in data["batches"])
         programs = tuple(
-            tuple(Program(**{**program, "layers": tuple(program["layers"])}) for program in group)
+            tuple(Program(**{**p, "layers": tuple(p["layers"]), "spans": tuple(p["spans"])}) for p in group)
             for group in data["programs"]
         )
         return cls(**{**data, "batches": batches, "programs": programs})
 
 
 def plan_group(
-    layers: np.ndarray,
-    rows: np.ndarray,
-    cost: Cost,
-    *,
-    apart: bool,
-    max_bytes: int,
-    n_devices: int,
+    layers: np.ndarray, rows: np.ndarray, cost: Cost, *, max_bytes: int, n_devices: int
 ) -> tuple[Program, ...]:
-    """The programs for the cells of one batch, which start at `layers` and `rows`."""
+    """The programs for the cells of one batch, which start at `layers` and `rows`.
+
+    Cells of one layer run together where that leaves the device busy; else those of several share a chunk.
+    """
+    buckets = bucket_starts(rows, cost.n_pos, each=2 * WEIGHT_ROWS / cost.batch if cost.known else 0.0)
+    ways = (cost, dataclasses.replace(cost, apart=False)) if cost.apart and cost.known else (cost,)
     programs = []
-    buckets = bucket_starts(rows, cost.n_pos)
     for start in sorted(set(buckets.tolist())):
         here = layers[buckets == start]
-        most = max(1, max_bytes // cost.bytes(start)) * n_devices
-        size = chunk_size(np.unique(here, return_counts=True)[1].tolist() if apart else [len(here)], most, n_devices)
-        operations = float(np.sum(cost.operations(here, start)))
-        programs.append(
-            Program(
-                start_pos=start, size=size, cells=len(here), layers=(int(here.min()), int(here.max())),
-                operations=operations, bytes=size * cost.bytes(start) // n_devices,
-            )
-        )  # fmt: skip
+        priced = [_program(here, start, way, max_bytes, n_devices) for way in ways]
+        programs.append(min(priced, key=lambda one: one[0])[1])
     return tuple(programs)
+
+
+def _program(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devices: int) -> tuple[float, Program]:
+    """(what it costs, the program) for cells that start at one position."""
+    values, counts = np.unique(layers, return_counts=True)
+    most = max(1, max_bytes // cost.bytes(start)) * n_devices
+    before = np.concatenate([[0], np.cumsum(counts)])
+
+    def price(i: int, j: int) -> float:
+        """Of cells that start at the layers values[i:j], together."""
+        first, n = int(values[i]), int(before[j] - before[i])
+        return -(-n // most) * cost.overhead(first) + n * float(cost.operations(first, start))
+
+    # least[i]: of all cells from values[i] on, whose first span ends at ends[i]
+    n = len(values)
+    least, ends = np.zeros(n + 1), np.arange(1, n + 1)
+    for i in reversed(range(n)):
+        several = range(i + 1, i + 2 if cost.apart else n + 1)
+        prices = [price(i, j) + least[j] for j in several]
+        ends[i], least[i] = several[int(np.argmin(prices))], min(prices)
+    cuts = [0]
+    while cuts[-1] < n:
+        cuts.append(int(ends[cuts[-1]]))
+    size = chunk_size(np.diff(before[cuts]).tolist(), most, n_devices)
+    program = Program(
+        start_pos=start, size=size, cells=len(layers), layers=(int(values[0]), int(values[-1])),
+        spans=tuple(values[cuts[:-1]].tolist()), apart=cost.apart, operations=0.0,
+        bytes=size * cost.bytes(start) // n_devices,
+    )  # fmt: skip
+    return float(least[0]), dataclasses.replace(program, operations=operations_of(program, cost, layers))
+
+
+def operations_of(program: Program, cost: Cost, layers: np.ndarray) -> float:
+    """What cells take that start at these layers and run in this program."""
+    first = np.asarray(program.spans)[span_of(program, layers)]
+    return float(np.sum(dataclasses.replace(cost, apart=program.apart).operations(first, program.start_pos)))
+
+
+def span_of(program: Program, layers: np.ndarray) -> np.ndarray:
+    """int[cell]: the number of the span in which each starts."""
+    return np.searchsorted(program.spans, layers, side="right") - 1
 
 
 def chunk_size(groups: Sequence[int], most: int, n_devices: int) -> int:
