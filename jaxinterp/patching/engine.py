@@ -63,6 +63,8 @@ class Options:
             raise ValueError(f"max_bytes must be a positive int, got {self.max_bytes!r}")
         if self.resume is not None and not isinstance(self.resume, Folder):
             raise TypeError(f"resume must be a folder, got {type(self.resume).__name__}")
+        if self.resume == "":
+            raise ValueError("resume must be a folder, got the empty string")
 
     @property
     def budget(self) -> int:

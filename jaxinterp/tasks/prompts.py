@@ -66,12 +66,26 @@ class TokenPairs:
 
 
 def as_prompts(prompts: Any, mask: Any = None) -> Prompts:
-    """`prompts` if it is a `Prompts`, else tokens (and `mask`) wrapped as one."""
+    """`prompts` if it is a `Prompts`, else tokens (and `mask`) wrapped as one; lists of tokens become arrays."""
     if not isinstance(prompts, Prompts):
-        return Prompts(prompts, mask)
-    if mask is not None and prompts.mask is not None:
+        prompts = Prompts(prompts, mask)
+    elif mask is not None and prompts.mask is not None:
         raise ValueError("mask= is given beside a ji.Prompts that has its own mask")
-    return prompts if mask is None else dataclasses.replace(prompts, mask=mask)
+    mask = prompts.mask if mask is None else mask
+    return dataclasses.replace(prompts, tokens=_array(prompts.tokens), mask=None if mask is None else _array(mask))
+
+
+def _array(rows: Any) -> Any:
+    """Rows as an array, unless they are one; raises where they are not equally long."""
+    if hasattr(rows, "dtype"):
+        return rows
+    lengths = {np.size(row) for row in rows}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"prompts have {min(lengths)} to {max(lengths)} tokens: `tokens, mask = ji.tasks.pad(prompts, pad_id=0)` "
+            "makes them one array"
+        )
+    return np.asarray(rows)
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray | None]:

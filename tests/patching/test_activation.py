@@ -368,3 +368,12 @@ def test_grouped_heads_are_not_mixed_with_query_heads():
         ji.activation_patching(
             model, params, base, source, sites=("q", "k"), over=("head",), metric=ji.logit_diff(1, 2)
         )
+
+
+def test_prompts_may_be_lists_of_tokens(pair):
+    model, params, base, source = pair
+    run = {"site": "resid_post", "over": ("layer",), "metric": ji.logit_diff([1, 2, 3], [4, 5, 6])}
+    effects = ji.activation_patching(model, params, base.tolist(), ji.Prompts(source.tolist()), **run)
+    np.testing.assert_array_equal(effects, ji.activation_patching(model, params, base, source, **run))
+    with pytest.raises(ValueError, match=r"prompts have 1 to 2 tokens: `tokens, mask = ji.tasks.pad"):
+        ji.activation_patching(model, params, [[1, 2], [3]], [[1, 2], [3]], **run)

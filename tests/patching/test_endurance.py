@@ -138,6 +138,8 @@ def test_another_sweep_in_the_folder_is_refused(ask, small, monkeypatch):
         ask()
     with pytest.raises(TypeError, match="resume must be a folder, got int"):
         ask(resume=3)
+    with pytest.raises(ValueError, match="resume must be a folder, got the empty string"):
+        ask(resume="")
 
 
 def test_a_function_is_told_by_its_code_its_defaults_and_what_it_encloses():
