@@ -65,7 +65,7 @@ def activation_patching(
       normalize: divide effects by (source - base), difference of means: 1 is the whole way. "per_prompt" divides each
         prompt's effect by its own difference.
       per_example: keep the prompts apart.
-      renormalise: after single entries of "pattern" were patched, scale its rows to sum to 1.
+      renormalise: after entries of "pattern" were patched, scale the rows they are in to sum to 1.
       roles: `{"S2": int[batch], ...}`, the columns that "role" runs over; by default those of `base`.
       sets: joint patches instead of a grid: a list (or a labelled dict) of `ji.at(...)`, of lists of them (their
         union), or of `{site: such}`. The result has the axis `set`.

@@ -43,7 +43,8 @@ class Cost:
       n_read: positions of each prompt whose logits are read. n_columns: columns of the unembedding.
       apart: whether a chunk's cells edit one layer, whose block then runs by itself (`model/branch.py`); otherwise all
         blocks are run whole, from the first that any of its cells edits.
-      behind: whether cells start behind the heads of the block they edit. one_head: whether one head alone is edited.
+      behind, one_head: of cells that run apart, whether they start behind the heads of the block they edit, and whether
+        they edit one head alone.
       itemsize: bytes of one number.
       sites: those that are patched.
     """

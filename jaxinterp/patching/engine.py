@@ -416,5 +416,7 @@ def _queues(work: Work, programs: Sequence[Program]) -> list[np.ndarray]:
 
 def _next_chunk(queue: np.ndarray, layers: np.ndarray, size: int, program: Program) -> np.ndarray:
     """The next cells that run together."""
-    spans = span_of(program, layers[queue[:size]])
-    return queue[:size][spans == spans[:1]]
+    chunk = queue[:size]
+    # layers themselves where they may not mix: a batch can have some that its group's plan did not see here
+    group = layers[chunk] if program.apart else span_of(program, layers[chunk])
+    return chunk[group == group[:1]]

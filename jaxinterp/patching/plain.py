@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxinterp.metrics import Metric, score
 from jaxinterp.model.interventions import Intervention, apply_fn, joined, replace
-from jaxinterp.model.where import Geometry
+from jaxinterp.model.where import Geometry, Where
 from jaxinterp.tasks.prompts import Prompts
 
 
@@ -57,9 +58,11 @@ def cell_edits(values: Any, wheres: Any) -> dict[str, tuple[Intervention, ...]]:
 
 
 def cell_edits_renormalised(values: Any, wheres: Any) -> dict[str, tuple[Intervention, ...]]:
-    """The same, after which the rows of "pattern" are scaled to sum to 1."""
-    edits = cell_edits(values, wheres)
-    return edits | {"pattern": (*edits["pattern"], apply_fn(_rows_sum_to_one))}
+    """The same, after which the rows of "pattern" that were written to are scaled to sum to 1."""
+    edits, where = cell_edits(values, wheres), wheres["pattern"]
+    mask = None if where.mask is None else jnp.any(where.mask, axis=-1, keepdims=True)  # whole rows, over all keys
+    rows = Where({name: index for name, index in where.index.items() if name != "key"}, (), mask)
+    return edits | {"pattern": (*edits["pattern"], apply_fn(_rows_sum_to_one, where=rows))}
 
 
 def _rows_sum_to_one(pattern: jax.Array) -> jax.Array:

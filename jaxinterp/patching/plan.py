@@ -1,7 +1,8 @@
 """What a sweep runs, decided before it runs: which prompts together, where cells start, how many at a time.
 
 Cells start at the layer and position that they edit. Positions are bucketed into a few suffix lengths, so that few
-programs are compiled, and cells that start together are batched as far as memory allows.
+programs are compiled, and cells that start together are batched as far as memory allows, with those of the next layers
+where they are too few.
 """
 
 import dataclasses
@@ -157,7 +158,7 @@ def _program(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devic
     n = len(values)
     least, ends = np.zeros(n + 1), np.arange(1, n + 1)
     for i in reversed(range(n)):
-        several = range(i + 1, i + 2 if cost.apart else n + 1)
+        several = (i + 1,) if cost.apart else range(n, i, -1)  # the most where all cost the same
         prices = [price(i, j) + least[j] for j in several]
         ends[i], least[i] = several[int(np.argmin(prices))], min(prices)
     cuts = [0]
@@ -174,7 +175,7 @@ def _program(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devic
 
 def operations_of(program: Program, cost: Cost, layers: np.ndarray) -> float:
     """What cells take that start at these layers and run in this program."""
-    first = np.asarray(program.spans)[span_of(program, layers)]
+    first = layers if program.apart else np.asarray(program.spans)[span_of(program, layers)]
     return float(np.sum(dataclasses.replace(cost, apart=program.apart).operations(first, program.start_pos)))
 
 

@@ -370,6 +370,17 @@ def test_grouped_heads_are_not_mixed_with_query_heads():
         )
 
 
+def test_renormalising_leaves_other_rows_as_they_stand(pair):
+    model, params, base, source = pair
+    standing = {"pattern": ji.zero(ji.at(layer=1, head=0))}
+    run = {"metric": ji.logit_diff([1, 2, 3], [4, 5, 6]), "base_interventions": standing, "renormalise": True}
+    grid = ji.activation_patching(model, params, base, source, site="pattern", over=("layer", "head"), **run)
+    assert np.isfinite(grid).all()
+    sets = [{"pattern": ji.at(layer=0, head=head)} for head in range(model.config.n_heads)]
+    joint = ji.activation_patching(model, params, base, source, sets=sets, **run)
+    np.testing.assert_allclose(joint, grid.sel(layer=0), atol=1e-5)
+
+
 def test_prompts_may_be_lists_of_tokens(pair):
     model, params, base, source = pair
     run = {"site": "resid_post", "over": ("layer",), "metric": ji.logit_diff([1, 2, 3], [4, 5, 6])}

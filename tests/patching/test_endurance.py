@@ -160,7 +160,7 @@ def test_a_function_is_told_by_its_code_its_defaults_and_what_it_encloses():
     ]
     assert len(set(told)) == len(told)
     assert told[0] == endurance.fingerprint_of_edits(ji.joined({"z": ji.apply_fn(adding(1))}))
-    at_head = endurance.fingerprint_of_edits(ji.joined({"z": ji.apply_fn(scaled, ji.at(head=1))}))
+    at_head = endurance.fingerprint_of_edits(ji.joined({"z": ji.apply_fn(scaled, where=ji.at(head=1))}))
     assert at_head not in told
 
 

@@ -151,6 +151,43 @@ def test_few_programs_and_none_the_second_time(pair):
         jax.monitoring.unregister_event_duration_listener(count)
 
 
+@pytest.mark.parametrize(("site", "over"), [("z", ("layer", "head", "pos")), ("resid_pre", ("layer", "pos"))])
+def test_layers_share_chunks_where_weights_cost_more_than_rows(pair, site, over, monkeypatch):
+    model, params, base, source = pair
+    run = {"site": site, "over": over, "metric": ji.logit_diff([3, 5, 7], [4, 6, 8])}
+    effects = {}
+    for weight_rows in (0, 10**9):
+        monkeypatch.setattr("jaxinterp.patching.cost.WEIGHT_ROWS", weight_rows)
+        monkeypatch.setattr("jaxinterp.patching.plan.WEIGHT_ROWS", 0)  # the same start positions in both
+        (programs,) = ji.plan_patching(model, params, base, source, **run).programs
+        assert {program.apart for program in programs if len(set(program.layers)) > 1} == {weight_rows == 0}
+        assert all(len(program.spans) == 1 for program in programs if not program.apart)
+        effects[weight_rows] = ji.activation_patching(model, params, base, source, **run)
+    np.testing.assert_allclose(*effects.values(), atol=1e-5)
+
+
+def test_a_batch_may_have_layers_at_a_start_where_its_plan_saw_none():
+    model = ji.Transformer(ji.TransformerConfig(n_layers=2, d_model=16, n_heads=4, d_vocab=50, n_ctx=24))
+    params = jax.tree.map(lambda w: w * 5, model.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 50, (12, 24))
+    late = np.repeat([1, 23], 6)  # the role lies where nobody reads in the last block, or at the end
+    roles = {"A": late, "B": np.full(12, 20)}
+    run = {
+        "site": "z",
+        "over": ("layer", "head", "role"),
+        "roles": roles,
+        "metric": ji.logit_diff(*rng.integers(0, 50, (2, 12))),
+    }
+    one = ji.activation_patching(model, params, base, (base + 1) % 50, max_bytes=2**30, per_example=True, **run)
+    several = ji.activation_patching(model, params, base, (base + 1) % 50, max_bytes=800_000, per_example=True, **run)
+    plan = ji.plan_patching(model, params, base, (base + 1) % 50, max_bytes=800_000, **run)
+    assert len(plan.batches) > 1
+    assert [program.spans for program in plan.programs[0]] == [(0, 1), (0,)]
+    np.testing.assert_allclose(several, one, atol=1e-5)
+    assert (abs(one.sel(layer=1, role="A")[:, 6:]) > 1e-4).any()
+
+
 def test_cells_behind_the_metric_are_zero_and_not_run(pair):
     model, params, base, source = pair
     metric = ji.logit_diff([3, 5, 7], [4, 6, 8], pos=3)
