@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxinterp as ji
+from jaxinterp.patching import engine
 from jaxinterp.patching.buckets import bucket_starts
-from jaxinterp.patching.plan import chunk_size
+from jaxinterp.patching.plan import Program, chunk_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,26 +167,15 @@ def test_layers_share_chunks_where_weights_cost_more_than_rows(pair, site, over,
     np.testing.assert_allclose(*effects.values(), atol=1e-5)
 
 
-def test_a_batch_may_have_layers_at_a_start_where_its_plan_saw_none():
-    model = ji.Transformer(ji.TransformerConfig(n_layers=2, d_model=16, n_heads=4, d_vocab=50, n_ctx=24))
-    params = jax.tree.map(lambda w: w * 5, model.init(jax.random.key(0)))
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 50, (12, 24))
-    late = np.repeat([1, 23], 6)  # the role lies where nobody reads in the last block, or at the end
-    roles = {"A": late, "B": np.full(12, 20)}
-    run = {
-        "site": "z",
-        "over": ("layer", "head", "role"),
-        "roles": roles,
-        "metric": ji.logit_diff(*rng.integers(0, 50, (2, 12))),
-    }
-    one = ji.activation_patching(model, params, base, (base + 1) % 50, max_bytes=2**30, per_example=True, **run)
-    several = ji.activation_patching(model, params, base, (base + 1) % 50, max_bytes=800_000, per_example=True, **run)
-    plan = ji.plan_patching(model, params, base, (base + 1) % 50, max_bytes=800_000, **run)
-    assert len(plan.batches) > 1
-    assert [program.spans for program in plan.programs[0]] == [(0, 1), (0,)]
-    np.testing.assert_allclose(several, one, atol=1e-5)
-    assert (abs(one.sel(layer=1, role="A")[:, 6:]) > 1e-4).any()
+def test_chunks_keep_layers_apart_even_where_the_plan_saw_none():
+    """A plan made for several batches may not know which layers one of them has at a start."""
+    program = Program(
+        start_pos=0, size=4, cells=3, layers=(0, 0), spans=(0,), apart=True, operations=1.0, bytes=1
+    )  # fmt: skip
+    layers = np.array([0, 0, 0, 1, 1, 1])
+    assert engine._next_chunk(np.arange(6), layers, 4, program).tolist() == [0, 1, 2]
+    mixed = dataclasses.replace(program, apart=False)
+    assert engine._next_chunk(np.arange(6), layers, 4, mixed).tolist() == [0, 1, 2, 3]
 
 
 def test_cells_behind_the_metric_are_zero_and_not_run(pair):
