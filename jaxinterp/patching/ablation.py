@@ -118,6 +118,9 @@ def ablation(
     def draws(batch: Batch, prompts: Prompts, metric: Metric) -> list[Callable[[], Draw]]:
         own = edits_of(edits, model.sites, batch, base)
 
+        def draw(key: Any, rows: np.ndarray) -> Draw:
+            return Draw(own, values(key, rows))
+
         def values(key: Any, rows: np.ndarray) -> Mapping[str, jax.Array]:
             if kind == "zero":
                 return {name: jnp.zeros((1,) * len(model.sites[name].axes)) for name in names}
@@ -137,22 +140,10 @@ def ablation(
                 ).items()
             }
 
-        return [
-            functools.partial(lambda key, rows: Draw(own, values(key, rows)), key, rows)
-            for key, rows in zip(keys, chosen, strict=True)
-        ]
+        return [functools.partial(draw, key, rows) for key, rows in zip(keys, chosen, strict=True)]
 
-    identity = (
-        "ablation",
-        kind,
-        pooled,
-        independent,
-        sigma,
-        keys,
-        other.tokens,
-        other.mask,
-        fingerprint_of_edits(other_edits),
-    )
+    told = fingerprint_of_edits(other_edits)
+    identity = "ablation", kind, pooled, independent, sigma, keys, other.tokens, other.mask, told
     sweep = node_sweep(
         model, params, base, cells, metric, edits, draws,
         n_draws=len(keys), whole=foreign(other_edits), identity=identity,

@@ -20,7 +20,7 @@ RUN_BYTES = 512 * 2**20
 #: What a chunk of cells may take on CPUs, whose caches more of it would not fit.
 CPU_BYTES = 64 * 2**20
 
-#: What reading a block's weights costs a chunk, in rows of arithmetic: with few rows, it is most of the time.
+#: What reading a block's weights costs a chunk, in rows of arithmetic: an estimate, which decides about speed alone.
 WEIGHT_ROWS = 96
 
 
