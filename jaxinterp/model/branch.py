@@ -1,9 +1,10 @@
-"""Continuing a run from its middle under an edit to one layer alone: what sweeps of patches are made of.
+"""Continuing a run from its middle under edits to one layer each: what sweeps of patches are made of.
 
 Equal to `resume.resumed`, with less arithmetic: nothing is computed that the edit cannot change or nobody reads.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,46 +23,105 @@ from jaxinterp.model.tap import Tap
 from jaxinterp.model.where import PerExample, Where
 
 
-def branched(
+def branches(
     config: TransformerConfig,
     sites: dict[str, SiteSpec],
     params: Params,
     run: Run,
-    edits: Edits,
-    start_layer: Any,
+    write: Callable[[Any], Edits],
+    cells: Any,
+    layers: jax.Array,
     start_pos: int,
     positions: Any,
     columns: jax.Array | None,
+    score: Callable[[jax.Array], jax.Array],
+    *,
+    tile: int,
+    group: int,
 ) -> jax.Array:
-    """The logits of `resumed` for edits that touch one layer alone, with less arithmetic.
+    """The score of the logits of `resumed`, for many edits that touch one layer each: [cell, batch].
 
-    Unchecked: what an edit selects before the start is left as it was in the run. The layer that is edited runs apart
-    from those that follow, which then need no edits of their own; the last block computes just the rows that are read.
+    All cells go up through the blocks together, so that a block's weights are read once for all of them. At a layer the
+    cells that began below pass the plain block, `tile` of them at a time; those that edit it begin there, `group` at a
+    time. The last block computes just the rows that are read.
+
+    Unchecked: what an edit selects before the start is left as it was in the run.
 
     Args:
-      start_layer: the edited layer, 0 to n_layers - 1; int or traced.
+      write: one cell's coordinates -> its edits, of one layer.
+      cells: leaves lead with cell, a multiple of `tile` of them.
+      layers: int[cell], the one that each edits, ascending; `n_layers` for those at the end that only fill up.
       positions: where logits are read; not None.
+      score: logits of one cell [batch, n, column] -> [batch].
     """
     # edits of the embedding are behind us, and need not be made again
     standing = {site: several for site, several in joined(run.interventions).items() if site != "embed"}
-    edited = Blocks(config, sites, params, run, joined(standing, edits), {}, start_pos)
     after = Blocks(config, sites, params, run, standing, {}, start_pos)
-    if standing or "z" not in run.cache:
-        x, _ = edited.step(start_layer, entering(run, start_layer, start_pos))
-    else:
-        x = _edited_block(edited, run, edits, start_layer)
-    if standing:
-        x = jax.lax.fori_loop(start_layer + 1, config.n_layers, lambda layer, x: after.step(layer, x)[0], x)
-        return after.logits(x, positions, columns)
-
-    last = config.n_layers - 1
+    n, last = len(layers), config.n_layers - 1
     rows = read_rows(positions, after.geometry)
-    x = jax.lax.fori_loop(start_layer + 1, last, lambda layer, x: after.step(layer, x)[0], x)
-    if config.n_layers == 1:
-        x = take_rows(x, rows)
-    else:
-        x = jax.lax.cond(start_layer < last, lambda x: after.step(last, x, rows)[0], lambda x: take_rows(x, rows), x)
-    return unembed(config, params, x, after.outside, columns)
+
+    def begun(layer: Any) -> jax.Array:
+        """How many cells edit a layer below this one."""
+        return jnp.sum(layers < layer)
+
+    def edited(cell: Any, layer: Any) -> jax.Array:
+        """A cell's stream after the block that it edits."""
+        edits = write(cell)
+        blocks = Blocks(config, sites, params, run, joined(standing, edits), {}, start_pos)
+        if standing or "z" not in run.cache:
+            return blocks.step(layer, entering(run, layer, start_pos))[0]
+        return _edited_block(blocks, run, edits, layer)
+
+    def pass_block(layer: Any, x: jax.Array, out: jax.Array, only: jax.Array | None) -> jax.Array:
+        """`x` [cell, batch, row, d_model] after a block, written to `out`; of `only` these rows.
+
+        The last tile takes some cells along that have not begun; what it makes of them is overwritten when they do.
+        """
+        own = after.layer(layer)
+
+        def plain(number: jax.Array, out: jax.Array) -> jax.Array:
+            # where a block is written to its input, tiles are apart, so that none has been overwritten
+            part = jax.lax.dynamic_slice_in_dim(out if only is None else x, number * tile, tile)
+            part = jax.vmap(lambda x: after.step(layer, x, only, own=own)[0])(part)
+            return jax.lax.dynamic_update_slice_in_dim(out, part, number * tile, 0)
+
+        def begin(number: jax.Array, out: jax.Array) -> jax.Array:
+            first = begun(layer) + number * group
+            which = jnp.minimum(first + jnp.arange(group), n - 1)
+            part = jax.vmap(edited, (0, None))(jax.tree.map(lambda leaf: leaf[which], cells), layer)
+            part = part if only is None else jax.vmap(take_rows, (0, None))(part, only)
+            return jax.lax.dynamic_update_slice_in_dim(out, part, first, 0)
+
+        out = jax.lax.fori_loop(0, _over(begun(layer), tile), plain, out)
+        return jax.lax.fori_loop(0, _over(begun(layer + 1) - begun(layer), group), begin, out)
+
+    shape = jax.eval_shape(lambda: entering(run, 0, start_pos))
+    # as many more as the last group may write beyond the end
+    x = jnp.zeros((n + group, *shape.shape), shape.dtype)
+    end = config.n_layers if standing else last
+    x = jax.lax.fori_loop(layers[0], end, lambda layer, x: pass_block(layer, x, x, None), x)
+    if not standing:
+        read = jax.eval_shape(lambda: take_rows(x[0], rows))
+        x = pass_block(last, x, jnp.zeros((n + group, *read.shape), read.dtype), rows)
+
+    def read_off(x: jax.Array) -> jax.Array:
+        if standing:
+            return score(after.logits(x, positions, columns))
+        return score(unembed(config, params, x, after.outside, columns))
+
+    scores = jax.eval_shape(read_off, x[0])
+
+    def finish(number: jax.Array, out: jax.Array) -> jax.Array:
+        part = jax.vmap(read_off)(jax.lax.dynamic_slice_in_dim(x, number * tile, tile))
+        return jax.lax.dynamic_update_slice_in_dim(out, part, number * tile, 0)
+
+    out = jnp.zeros((n, *scores.shape), scores.dtype)
+    return jax.lax.fori_loop(0, _over(begun(config.n_layers), tile), finish, out)
+
+
+def _over(count: jax.Array, size: int) -> jax.Array:
+    """How many times `size` it takes to hold a count."""
+    return (count + size - 1) // size
 
 
 def _edited_block(blocks: Blocks, run: Run, edits: Edits, layer: Any) -> jax.Array:
@@ -124,7 +184,7 @@ def _with_one_group(blocks: Blocks, heads: jax.Array, x: jax.Array, site: str, l
         small,
         {name: own(weight, axes_of[name][1:]) for name, weight in weights.items()},
         data, x, blocks.place, blocks.geometry,
-        Tap(model_sites(small), blocks.geometry, {site: (one,)}, {}, layer),
+        Tap(dict(model_sites(small)), blocks.geometry, {site: (one,)}, {}, layer),
         None if prefix is None else (own(prefix[0], axes_of_keys), own(prefix[1], axes_of_keys)),
     )  # fmt: skip
     return jax.lax.dynamic_update_slice_in_dim(heads, changed, group * config.groups, 2)

@@ -96,10 +96,10 @@ class Blocks:
         return weights, data, tap, prefix
 
     def step(
-        self, layer: Any, x: jax.Array, queries: jax.Array | None = None
+        self, layer: Any, x: jax.Array, queries: jax.Array | None = None, *, own: tuple[Any, ...] | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """(the stream after one block, what was captured in it)."""
-        weights, data, tap, prefix = self.layer(layer)
+        """(the stream after one block, what was captured in it); `own` is what `layer` gave, if it is at hand."""
+        weights, data, tap, prefix = own or self.layer(layer)
         x, _ = block(self.config, weights, data, x, self.place, self.geometry, tap, prefix, queries=queries)
         return x, tap.captured
 

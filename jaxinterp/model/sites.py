@@ -1,6 +1,9 @@
 """The named points of the forward pass, and the shape of the array that stands at each."""
 
 import dataclasses
+import functools
+import types
+from collections.abc import Mapping
 
 from jaxinterp.model.config import TransformerConfig, suggest
 
@@ -60,7 +63,8 @@ class SiteSpec:
         return "[" + ", ".join(a if s is None else f"{a}={s}" for a, s in zip(self.axes, self.sizes, strict=True)) + "]"
 
 
-def model_sites(config: TransformerConfig) -> dict[str, SiteSpec]:
+@functools.cache
+def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
     """Every site of an architecture, in the order in which the forward pass meets them."""
     sizes: dict[str, int | None] = {
         "layer": config.n_layers,
@@ -138,7 +142,7 @@ def model_sites(config: TransformerConfig) -> dict[str, SiteSpec]:
     if config.final_norm and config.normalization is not None:
         add_norm("ln_final", layer="")
     add("logits", "batch pos vocab")
-    return sites
+    return types.MappingProxyType(sites)
 
 
 def check_site(sites: dict[str, SiteSpec], name: object) -> SiteSpec:

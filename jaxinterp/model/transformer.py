@@ -47,7 +47,7 @@ class Transformer:
     @property
     def sites(self) -> dict[str, SiteSpec]:
         """`{name: SiteSpec}` of every site this architecture has, in forward order."""
-        return model_sites(self.config)
+        return dict(model_sites(self.config))
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, a flat dict of arrays with block weights stacked by layer. The key is consumed.

@@ -21,7 +21,16 @@ from jaxinterp.patching.batches import Batch, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells, Over, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
-from jaxinterp.patching.engine import Options, Sweep, foreign, observe, plan_sweep, run_sweep, whole_forwards
+from jaxinterp.patching.engine import (
+    Options,
+    Sweep,
+    foreign,
+    observe,
+    observe_pair,
+    plan_sweep,
+    run_sweep,
+    whole_forwards,
+)
 from jaxinterp.patching.nodes import Draw, first_difference, node_sweep
 from jaxinterp.patching.plain import cell_edits, cell_edits_renormalised, metric_values
 from jaxinterp.patching.plan import Plan
@@ -171,6 +180,11 @@ def _patching(
 
     def draws(batch: Batch, prompts: Prompts, metric: Metric) -> list[Callable[[], Draw]]:
         def draw() -> Draw:
+            if not edits and not source_edits:
+                pair = observe_pair(model, params, prompts, prompts_of(source, batch), metric, names)
+                if pair is not None:
+                    observed, (_, values, source_metric) = pair
+                    return Draw({}, values, source_metric, observed)
             theirs = edits_of(source_edits, model.sites, batch, source)
             values, source_metric = observe(model, params, prompts_of(source, batch), theirs, metric, names)[1:]
             return Draw(edits_of(edits, model.sites, batch, base), values, source_metric)

@@ -18,7 +18,7 @@ from jaxinterp.model.where import Geometry
 RUN_BYTES = 512 * 2**20
 
 #: What a chunk of cells may take on CPUs, whose caches more of it would not fit.
-CPU_BYTES = 64 * 2**20
+CPU_BYTES = 80 * 2**20
 
 #: What reading a block's weights costs a chunk, in rows of arithmetic: an estimate, which decides about speed alone.
 WEIGHT_ROWS = 96
@@ -41,8 +41,8 @@ class Cost:
       model: of any kind; operations of models other than `ji.Transformer` are not known, and counted in runs.
       batch, n_pos: prompts in a batch, and their columns.
       n_read: positions of each prompt whose logits are read. n_columns: columns of the unembedding.
-      apart: whether a chunk's cells edit one layer, whose block then runs by itself (`model/branch.py`); otherwise all
-        blocks are run whole, from the first that any of its cells edits.
+      apart: whether each cell edits one layer alone, and starts with it (`model/branch.py`); otherwise all blocks are
+        run whole, from the first that any cell of a chunk edits.
       behind, one_head: of cells that run apart, whether they start behind the heads of the block they edit, and whether
         they edit one head alone.
       itemsize: bytes of one number.
@@ -90,6 +90,10 @@ class Cost:
         config: TransformerConfig = self.model.config
         row = _heads(config, 1, 1, self.n_pos) + _rest(config, 1)
         return max(0, config.n_layers - layer) * WEIGHT_ROWS * row
+
+    def stream(self, start: int) -> int:
+        """Bytes of one cell's residual stream, continued from a position."""
+        return self.itemsize * self.batch * (self.n_pos - start) * self.model.config.d_model
 
     def bytes(self, start: int) -> int:
         """Of one cell at its widest, continued from a position."""
@@ -149,6 +153,6 @@ def cost_of(
     behind = resumes and isinstance(model, Transformer) and all(order.index(s) >= order.index("z") for s in sites)
     return Cost(
         model=model, batch=geometry.batch, n_pos=geometry.pos, n_read=n_read, n_columns=n_columns or 1,
-        apart=resumes and one_layer, behind=behind, one_head=one_head,
+        apart=resumes and one_layer and isinstance(model, Transformer), behind=behind, one_head=one_head,
         itemsize=max([4, *(leaf.dtype.itemsize for leaf in leaves)]), sites=tuple(sites),
     )  # fmt: skip

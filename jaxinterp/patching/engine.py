@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm.auto import tqdm
 
 from jaxinterp.metrics import Metric, score_read
-from jaxinterp.model.branch import branched
+from jaxinterp.model.branch import branches
 from jaxinterp.model.interventions import Intervention
 from jaxinterp.model.resume import resumed
 from jaxinterp.model.run import take_columns
@@ -146,9 +147,10 @@ class Sweep:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "names"))
-def _observed(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metric, names: tuple[str, ...]) -> Any:
+def _observed(
+    model: Any, params: Any, tokens: Any, mask: Any, edits: Any, metric: Metric, names: tuple[str, ...]
+) -> Any:
     """(a run that can be resumed, the named sites' activations, the metric)."""
-    tokens, mask = prompts.tokens, prompts.mask
     end = {"start_layer": n_layers(model.sites), "positions": metric.positions}
     if isinstance(model, Transformer):
         run = model.run(params, tokens, mask=mask, interventions=edits, capture=names)
@@ -159,7 +161,45 @@ def _observed(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Met
     return run, cache, score_read(metric, logits, {})
 
 
-@functools.partial(jax.jit, static_argnames=("model", "start_pos", "one_layer", "write"))
+@functools.partial(jax.jit, static_argnames=("model", "start_pos", "write", "tile", "group", "mesh"))
+def _branched_metric(
+    model: Transformer,
+    params: Any,
+    run: Any,
+    values: Any,
+    cells: Any,
+    layers: jax.Array,
+    metric: Metric,
+    *,
+    start_pos: int,
+    write: Callable[[Any, Any], Any],
+    tile: int,
+    group: int,
+    mesh: Mesh | None,
+) -> jax.Array:
+    """The metric of each cell's run, continued from the base run at the one layer that it edits: [cell, batch].
+
+    Cells are in order of their layers, on each device of the mesh for itself.
+    """
+
+    def on_one_device(params: Any, run: Any, values: Any, cells: Any, layers: jax.Array, metric: Metric) -> jax.Array:
+        # unchecked: a sweep knows that nothing differs before its start
+        return branches(
+            model.config, model.sites, params, run, functools.partial(write, values), cells, layers, start_pos,
+            metric.positions, metric.columns, lambda logits: score_read(metric, logits, {}), tile=tile, group=group,
+        )  # fmt: skip
+
+    if mesh is None:
+        return on_one_device(params, run, values, cells, layers, metric)
+    whole, spread = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    on_each = jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=(whole, whole, whole, spread, spread, whole), out_specs=spread,
+        check_vma=False,
+    )  # fmt: skip
+    return on_each(params, run, values, cells, layers, metric)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "start_pos", "write"))
 def _resumed_metric(
     model: Any,
     params: Any,
@@ -170,17 +210,16 @@ def _resumed_metric(
     start_layer: Any,
     *,
     start_pos: int,
-    one_layer: bool,
     write: Callable[[Any, Any], Any],
 ) -> jax.Array:
-    """The metric of each cell's run, continued from the base run: [cell, batch]."""
+    """The metric of each cell's run, continued from the base run at one layer for all: [cell, batch]."""
 
     def one(cell: Any) -> jax.Array:
         edits = write(values, cell)
         if isinstance(model, Transformer):  # unchecked: a sweep knows that nothing differs before its start
             this = model.config, model.sites, params, run, edits
             where = start_layer, start_pos, metric.positions, metric.columns
-            logits = branched(*this, *where) if one_layer else resumed(*this, {}, *where)[0]
+            logits, _ = resumed(*this, {}, *where)
         else:
             start = {"start_layer": start_layer, "start_pos": start_pos}
             logits, _ = model.resume(params, run, edits, **start, positions=metric.positions)
@@ -188,6 +227,16 @@ def _resumed_metric(
         return score_read(metric, logits, {})
 
     return jax.vmap(one)(cells)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "names"))
+def _observed_together(
+    model: Any, params: Any, tokens: tuple[Any, Any], masks: Any, metric: Metric, names: tuple[str, ...]
+) -> Any:
+    """What `_observed` gives for each of two batches without edits, every weight read once for both."""
+    stacked = jnp.stack(tokens), None if masks is None else jnp.stack(masks)
+    both = jax.vmap(lambda tokens, mask: _observed(model, params, tokens, mask, {}, metric, names))(*stacked)
+    return jax.tree.map(lambda leaf: leaf[0], both), jax.tree.map(lambda leaf: leaf[1], both)
 
 
 def can_resume(model: Any, metric: Metric, names: tuple[str, ...], edits: Any) -> bool:
@@ -220,9 +269,27 @@ def observe(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metri
         cache = captured(model, params, prompts, edits, names)
         return None, cache, np.asarray(metric_values(model, params, prompts, edits, metric))
     if isinstance(model, Transformer) and not set(edits) - {"embed"}:
-        names = tuple(dict.fromkeys((*names, "z")))  # so that branches start behind the heads
-    run, cache, values = _observed(model, params, prompts, edits, metric, names)
+        names = _with_heads(names)
+    run, cache, values = _observed(model, params, prompts.tokens, prompts.mask, edits, metric, names)
     return run, cache, np.asarray(values)
+
+
+def observe_pair(
+    model: Any, params: Any, base: Prompts, source: Prompts, metric: Metric, names: tuple[str, ...]
+) -> tuple[Observed, Observed] | None:
+    """What `observe` gives for a base and a source run without edits; None where they have to run apart."""
+    alike = np.shape(base.tokens) == np.shape(source.tokens) and (base.mask is None) == (source.mask is None)
+    if not (isinstance(model, Transformer) and alike and can_resume(model, metric, names, {})):
+        return None
+    masks = None if base.mask is None else (base.mask, source.mask)
+    both = _observed_together(model, params, (base.tokens, source.tokens), masks, metric, _with_heads(names))
+    first, second = ((run, cache, np.asarray(values)) for run, cache, values in both)
+    return first, second
+
+
+def _with_heads(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Sites to capture: "z" too, so that branches start behind the heads."""
+    return tuple(dict.fromkeys((*names, "z")))
 
 
 def cost_of_cells(sweep: Sweep, geometry: Geometry) -> Cost:
@@ -362,15 +429,28 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
     ahead = int(jax.default_backend() != "cpu")
 
     def launch(number: int, which: np.ndarray) -> jax.Array:
-        start, size = programs[number].start_pos, tally.sizes[batch.group][number]
-        cells = work.take(np.pad(which, (0, size - len(which)), mode="edge"))
+        program, size = programs[number], tally.sizes[batch.group][number]
+        filled = np.pad(which, (0, size - len(which)), mode="edge")
+        layers = work.layers[filled].astype(np.int32)
+        if program.apart:
+            layers[len(which) :] = n_layers(sweep.model.sites)
+            # dealt out, so that every device has cells of all layers, in order
+            filled, layers = (each.reshape(-1, options.n_devices).T.ravel() for each in (filled, layers))
+        cells = work.take(filled)
         if options.mesh is not None:
-            cells = jax.device_put(cells, NamedSharding(options.mesh, PartitionSpec(options.mesh.axis_names)))
+            spread = NamedSharding(options.mesh, PartitionSpec(options.mesh.axis_names))
+            cells, layers = jax.device_put((cells, layers), spread)
         if run is None:
             return patched_metric(sweep.model, sweep.params, prompts, edits, written, cells, metric, sweep.write)
+        if program.apart:
+            tile = min(program.size, size) // options.n_devices
+            return _branched_metric(
+                sweep.model, sweep.params, run, written, cells, layers, metric, start_pos=program.start_pos,
+                write=sweep.write, tile=tile, group=min(program.group, tile), mesh=options.mesh,
+            )  # fmt: skip
         return _resumed_metric(
             sweep.model, sweep.params, run, written, cells, metric, int(work.layers[which].min()),
-            start_pos=start, one_layer=programs[number].apart, write=sweep.write,
+            start_pos=program.start_pos, write=sweep.write,
         )  # fmt: skip
 
     while tally.program < len(programs):
@@ -391,14 +471,20 @@ def _run_work(sweep: Sweep, work: Work, plan: Plan, options: Options, tally: Tal
                         number, done = number + 1, 0
                 while waiting and (len(waiting) > ahead or number == len(programs)):
                     at, which, edited = waiting.pop(0)
-                    values = np.asarray(edited)[: len(which)]
-                    tally.add(work.numbers[which], work.share * (values - work.base_metric), at)
+                    values = np.asarray(edited)
+                    if programs[at].apart:  # collected again
+                        by_device = values.reshape(options.n_devices, -1, values.shape[-1])
+                        values = by_device.swapaxes(0, 1).reshape(values.shape)
+                    effects = values[: len(which)] - work.base_metric
+                    tally.add(work.numbers[which], work.share * effects, at)
                     bar.update(operations_of(programs[at], cost, work.layers[which]))
                     keep()
             tally.program = len(programs)
         except jax.errors.JaxRuntimeError as error:
             sizes = tally.sizes[batch.group]
-            half = sizes[at] // 2 // options.n_devices * options.n_devices
+            # whole tiles while there are any, then less of one
+            step = programs[at].size if sizes[at] > programs[at].size else options.n_devices
+            half = sizes[at] // 2 // step * step or min(step, sizes[at] - 1) // options.n_devices * options.n_devices
             if "RESOURCE_EXHAUSTED" not in str(error) or not half:
                 raise
             warnings.warn(f"out of memory: chunks of {sizes[at]} cells become {half}", stacklevel=2)
@@ -417,6 +503,7 @@ def _queues(work: Work, programs: Sequence[Program]) -> list[np.ndarray]:
 def _next_chunk(queue: np.ndarray, layers: np.ndarray, size: int, program: Program) -> np.ndarray:
     """The next cells that run together."""
     chunk = queue[:size]
-    # layers themselves where they may not mix: a batch can have some that its group's plan did not see here
-    group = layers[chunk] if program.apart else span_of(program, layers[chunk])
-    return chunk[group == group[:1]]
+    if program.apart:
+        return chunk
+    span = span_of(program, layers[chunk])
+    return chunk[span == span[:1]]

@@ -14,7 +14,7 @@ from jaxinterp.model.transformer import Transformer
 from jaxinterp.patching.batches import Batch, cells_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells
 from jaxinterp.patching.endurance import fingerprint_of_edits
-from jaxinterp.patching.engine import Sweep, Work, begins, can_resume, foreign, observe
+from jaxinterp.patching.engine import Observed, Sweep, Work, begins, can_resume, foreign, observe
 from jaxinterp.patching.plain import cell_edits
 from jaxinterp.patching.reach import along, columns_read, confined, differing, starts, unread
 from jaxinterp.tasks.prompts import Prompts
@@ -28,11 +28,13 @@ class Draw:
       edits: those the base run stands under.
       values: `{site: array}`, the site's rank, every axis full or 1.
       source_metric: [batch], where there is a source.
+      observed: what `observe` gives for the base run, where that was run with the source.
     """
 
     edits: Mapping[str, tuple[Intervention, ...]]
     values: Mapping[str, jax.Array]
     source_metric: np.ndarray | None = None
+    observed: Observed | None = None
 
 
 def node_sweep(
@@ -92,7 +94,8 @@ def node_sweep(
 
         def work(draw: Callable[[], Draw]) -> Work:
             drawn = draw()
-            run, standing, base_metric = observe(model, params, prompts, drawn.edits, own_metric, names)
+            observed = drawn.observed or observe(model, params, prompts, drawn.edits, own_metric, names)
+            run, standing, base_metric = observed
             told = prompts if resumes else Prompts(prompts.tokens)  # whole forwards may be read at padding, too
             differs, first_row = differing(part, model.sites, told, standing, drawn.values)
             # tokens say more than activations, which two programs need not round alike

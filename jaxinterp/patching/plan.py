@@ -1,8 +1,7 @@
 """What a sweep runs, decided before it runs: which prompts together, where cells start, how many at a time.
 
 Cells start at the layer and position that they edit. Positions are bucketed into a few suffix lengths, so that few
-programs are compiled, and cells that start together are batched as far as memory allows, with those of the next layers
-where they are too few.
+programs are compiled, and cells are batched as far as memory allows.
 """
 
 import dataclasses
@@ -28,16 +27,21 @@ class Program:
 
     Attributes:
       start_pos: the first position that it computes.
-      size: how many cells it runs at a time.
+      size: how many cells one block takes at a time.
+      tiles: how many times as many go up through the blocks together.
+      group: how many cells of one layer begin at a time, where they run apart.
       cells: how many it is expected to run, for one batch. layers: the first and the last layer they start at.
-      spans: layers at which a new chunk begins: the cells of one chunk start within one span.
-      apart: whether a span is one layer, whose block runs by itself.
+      spans: layers at which a new chunk begins: the cells of one chunk start within one span. Empty where they run
+        apart.
+      apart: whether every cell edits one layer, and starts with it; else all of a chunk start where the first does.
       operations: what that takes.
       bytes: of one chunk.
     """
 
     start_pos: int
     size: int
+    tiles: int
+    group: int
     cells: int
     layers: tuple[int, int]
     spans: tuple[int, ...]
@@ -98,7 +102,7 @@ class Plan:
                 where = f"layer {first}" if first == last else f"layers {first} to {last}"
                 lines.append(
                     f"  from position {p.start_pos} of {own[0].n_pos}: {p.cells:,} cells that start at {where}, "
-                    f"{p.size:,} at a time in {_amount(p.bytes, 'B', 1024)}"
+                    f"{p.size * p.tiles:,} at a time in {_amount(p.bytes, 'B', 1024)}"
                 )
         if self.counted and self.operations:
             rate = matrix_rate()
@@ -129,22 +133,36 @@ class Plan:
 def plan_group(
     layers: np.ndarray, rows: np.ndarray, cost: Cost, *, max_bytes: int, n_devices: int
 ) -> tuple[Program, ...]:
-    """The programs for the cells of one batch, which start at `layers` and `rows`.
+    """The programs for the cells of one batch, which start at `layers` and `rows`."""
+    buckets = bucket_starts(rows, cost.n_pos, each=2 * WEIGHT_ROWS / cost.batch if cost.known else 0.0)
+    make = _apart if cost.apart else _together
+    return tuple(
+        make(layers[buckets == start], start, cost, max_bytes, n_devices) for start in sorted(set(buckets.tolist()))
+    )
+
+
+def _apart(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devices: int) -> Program:
+    """The program for cells that start at one position, each at the layer it edits."""
+    values, counts = np.unique(layers, return_counts=True)
+    # three quarters for what a block needs, the rest for the streams of all cells on their way
+    most = max(1, max_bytes * 3 // 4 // cost.bytes(start)) * n_devices
+    size = chunk_size(np.cumsum(counts).tolist(), most, n_devices)
+    waiting = max(size, (max_bytes - size // n_devices * cost.bytes(start)) // cost.stream(start) * n_devices)
+    tiles = min(-(-len(layers) // size), waiting // size)
+    each, by_layer = size // n_devices, [-(-count // n_devices) for count in counts.tolist()]
+    program = Program(
+        start_pos=start, size=size, tiles=tiles, group=chunk_size(by_layer, each, 1),
+        cells=len(layers), layers=(int(values[0]), int(values[-1])), spans=(), apart=True, operations=0.0,
+        bytes=each * (cost.bytes(start) + tiles * cost.stream(start)),
+    )  # fmt: skip
+    return dataclasses.replace(program, operations=operations_of(program, cost, layers))
+
+
+def _together(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devices: int) -> Program:
+    """The program for cells that start at one position, those of a chunk at one layer: the first that any edits.
 
     Cells of one layer run together where that leaves the device busy; else those of several share a chunk.
     """
-    buckets = bucket_starts(rows, cost.n_pos, each=2 * WEIGHT_ROWS / cost.batch if cost.known else 0.0)
-    ways = (cost, dataclasses.replace(cost, apart=False)) if cost.apart and cost.known else (cost,)
-    programs = []
-    for start in sorted(set(buckets.tolist())):
-        here = layers[buckets == start]
-        priced = [_program(here, start, way, max_bytes, n_devices) for way in ways]
-        programs.append(min(priced, key=lambda one: one[0])[1])
-    return tuple(programs)
-
-
-def _program(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devices: int) -> tuple[float, Program]:
-    """(what it costs, the program) for cells that start at one position."""
     values, counts = np.unique(layers, return_counts=True)
     most = max(1, max_bytes // cost.bytes(start)) * n_devices
     before = np.concatenate([[0], np.cumsum(counts)])
@@ -158,7 +176,7 @@ def _program(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devic
     n = len(values)
     least, ends = np.zeros(n + 1), np.arange(1, n + 1)
     for i in reversed(range(n)):
-        several = (i + 1,) if cost.apart else range(n, i, -1)  # the most where all cost the same
+        several = range(n, i, -1)  # the most where all cost the same
         prices = [price(i, j) + least[j] for j in several]
         ends[i], least[i] = several[int(np.argmin(prices))], min(prices)
     cuts = [0]
@@ -166,17 +184,17 @@ def _program(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devic
         cuts.append(int(ends[cuts[-1]]))
     size = chunk_size(np.diff(before[cuts]).tolist(), most, n_devices)
     program = Program(
-        start_pos=start, size=size, cells=len(layers), layers=(int(values[0]), int(values[-1])),
-        spans=tuple(values[cuts[:-1]].tolist()), apart=cost.apart, operations=0.0,
+        start_pos=start, size=size, tiles=1, group=1, cells=len(layers), layers=(int(values[0]), int(values[-1])),
+        spans=tuple(values[cuts[:-1]].tolist()), apart=False, operations=0.0,
         bytes=size * cost.bytes(start) // n_devices,
     )  # fmt: skip
-    return float(least[0]), dataclasses.replace(program, operations=operations_of(program, cost, layers))
+    return dataclasses.replace(program, operations=operations_of(program, cost, layers))
 
 
 def operations_of(program: Program, cost: Cost, layers: np.ndarray) -> float:
     """What cells take that start at these layers and run in this program."""
     first = layers if program.apart else np.asarray(program.spans)[span_of(program, layers)]
-    return float(np.sum(dataclasses.replace(cost, apart=program.apart).operations(first, program.start_pos)))
+    return float(np.sum(cost.operations(first, program.start_pos)))
 
 
 def span_of(program: Program, layers: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ class Tally:
         """Nothing done yet of a plan with these programs."""
         nothing = np.full(n_prompts, np.nan)
         return cls(
-            batch=0, work=0, program=0, done=0, n=0, sizes=[[p.size for p in group] for group in programs],
+            batch=0, work=0, program=0, done=0, n=0, sizes=[[p.size * p.tiles for p in group] for group in programs],
             effects=np.zeros((0, 0)), base=np.zeros(0), source=np.zeros(0),
             mean=np.zeros(0 if per_example else n_cells), spread=np.zeros(0 if per_example else n_cells),
             base_each=nothing, source_each=nothing.copy(),

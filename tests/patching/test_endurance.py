@@ -35,7 +35,7 @@ def slowly(self, *args):
     time.sleep(0.02)
 engine.Tally.add = slowly
 effects = ji.activation_patching(model, params, base, source, site="mlp_post", over=("layer", "neuron", "pos"),
-    metric=ji.logit_diff([1, 2, 3], [4, 5, 6]), max_bytes=200_000, resume=sys.argv[1], progress=False)
+    metric=ji.logit_diff([1, 2, 3], [4, 5, 6]), max_bytes=60_000, resume=sys.argv[1], progress=False)
 np.save(sys.argv[2], np.stack([effects.values, effects.coords["standard_error"].values]))
 """
 
@@ -243,7 +243,7 @@ def test_a_folder_that_cannot_be_made_is_told(ask, tmp_path):
 
 def test_out_of_memory_halves_the_chunk_and_says_so(ask, monkeypatch):
     whole = ask(resume=None, max_bytes=None)
-    run, sizes = engine._resumed_metric, []
+    run, sizes = engine._branched_metric, []
 
     def starved(model, params, of, values, cells, *args, **kwargs):
         sizes.append(jax.tree.leaves(cells)[0].shape[0])
@@ -251,14 +251,14 @@ def test_out_of_memory_halves_the_chunk_and_says_so(ask, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
         return run(model, params, of, values, cells, *args, **kwargs)
 
-    monkeypatch.setattr(engine, "_resumed_metric", starved)
+    monkeypatch.setattr(engine, "_branched_metric", starved)
     with pytest.warns(UserWarning, match=r"out of memory: chunks of \d+ cells become \d+"):
         halved = ask(resume=None, max_bytes=None)
     np.testing.assert_allclose(halved, whole, atol=1e-5)
     assert max(sizes) > 3 >= sizes[-1]
 
     monkeypatch.setattr(
-        engine, "_resumed_metric", lambda *args, **kwargs: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("other"))
+        engine, "_branched_metric", lambda *args, **kwargs: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("other"))
     )
     with pytest.raises(jax.errors.JaxRuntimeError, match="other"):
         ask(resume=None)

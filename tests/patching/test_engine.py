@@ -153,29 +153,45 @@ def test_few_programs_and_none_the_second_time(pair):
 
 
 @pytest.mark.parametrize(("site", "over"), [("z", ("layer", "head", "pos")), ("resid_pre", ("layer", "pos"))])
-def test_layers_share_chunks_where_weights_cost_more_than_rows(pair, site, over, monkeypatch):
+def test_all_layers_go_up_together_and_each_as_if_it_were_alone(pair, site, over):
     model, params, base, source = pair
-    run = {"site": site, "over": over, "metric": ji.logit_diff([3, 5, 7], [4, 6, 8])}
-    effects = {}
-    for weight_rows in (0, 10**9):
-        monkeypatch.setattr("jaxinterp.patching.cost.WEIGHT_ROWS", weight_rows)
-        monkeypatch.setattr("jaxinterp.patching.plan.WEIGHT_ROWS", 0)  # the same start positions in both
-        (programs,) = ji.plan_patching(model, params, base, source, **run).programs
-        assert {program.apart for program in programs if len(set(program.layers)) > 1} == {weight_rows == 0}
-        assert all(len(program.spans) == 1 for program in programs if not program.apart)
-        effects[weight_rows] = ji.activation_patching(model, params, base, source, **run)
-    np.testing.assert_allclose(*effects.values(), atol=1e-5)
+    run = {"site": site, "metric": ji.logit_diff([3, 5, 7], [4, 6, 8])}
+    (programs,) = ji.plan_patching(model, params, base, source, over=over, **run).programs
+    assert any(program.layers == (0, 1) and program.size * program.tiles >= program.cells for program in programs)
+    together = ji.activation_patching(model, params, base, source, over=over, **run)
+    for layer in range(model.config.n_layers):
+        entries = {axis: [layer] if axis == "layer" else None for axis in over}
+        alone = ji.activation_patching(model, params, base, source, over=entries, **run)
+        np.testing.assert_allclose(together.sel(layer=[layer]), alone, atol=1e-6)
 
 
-def test_chunks_keep_layers_apart_even_where_the_plan_saw_none():
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("tiles", [1, 2, 4])
+def test_tiles_of_any_size_give_the_same_effects(pair, size, tiles, monkeypatch):
+    """A last tile takes cells along that have not begun, and what it makes of them must not be seen."""
+    model, params, base, source = pair
+    run = {"site": "z", "over": ("layer", "head", "pos"), "metric": ji.logit_diff([3, 5, 7], [4, 6, 8])}
+    expected = ji.activation_patching(Plain(model), params, base, source, **run)
+    plan = engine.plan_group
+
+    def other(*args, **kwargs):
+        group = min(2, size)
+        return tuple(dataclasses.replace(p, size=size, tiles=tiles, group=group) for p in plan(*args, **kwargs))
+
+    monkeypatch.setattr(engine, "plan_group", other)
+    np.testing.assert_allclose(ji.activation_patching(model, params, base, source, **run), expected, atol=1e-5)
+
+
+def test_cells_of_one_chunk_start_in_one_span_unless_they_run_apart():
     """A plan made for several batches may not know which layers one of them has at a start."""
     program = Program(
-        start_pos=0, size=4, cells=3, layers=(0, 0), spans=(0,), apart=True, operations=1.0, bytes=1
+        start_pos=0, size=4, tiles=1, group=1, cells=3, layers=(0, 1), spans=(0, 1), apart=False, operations=1.0,
+        bytes=1,
     )  # fmt: skip
     layers = np.array([0, 0, 0, 1, 1, 1])
     assert engine._next_chunk(np.arange(6), layers, 4, program).tolist() == [0, 1, 2]
-    mixed = dataclasses.replace(program, apart=False)
-    assert engine._next_chunk(np.arange(6), layers, 4, mixed).tolist() == [0, 1, 2, 3]
+    apart = dataclasses.replace(program, apart=True, spans=())
+    assert engine._next_chunk(np.arange(6), layers, 4, apart).tolist() == [0, 1, 2, 3]
 
 
 def test_cells_behind_the_metric_are_zero_and_not_run(pair):
