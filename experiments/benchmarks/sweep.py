@@ -247,6 +247,38 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
 
 
+def summary(result: dict[str, Any]) -> str:
+    """The README's table: how many times as long as ours each peer takes, per cell asked and per cell run."""
+    peers = list(dict.fromkeys(row["peer"] for row in result["peers"]))
+    found = {(row["sweep"], row["pair"], row["peer"]): row for row in result["peers"]}
+    rows = []
+    for own in result["ours"]:
+        key = own["sweep"], own["pair"]
+        if own["model"] != "english" and peers:
+            ratios = [found[(*key, peer)] for peer in peers]
+            each = [f"{r['ratio_asked']:.1f} / {r['ratio_run']:.1f}" for r in ratios]
+            rows.append([*key, f"{own['asked']} / {own['run']}", f"{own['seconds']:.2f} s", *each])
+    return table(["sweep", "prompts differ", "patches asked / run", "jaxinterp", *peers], rows) if rows else ""
+
+
+def forward_share(model: ji.Transformer, params: dict[str, jax.Array], pair: Pair) -> float:
+    """The share of the matrix product rate that a plain, jitted forward of some thousand rows reaches."""
+    n_pos = pair.clean.shape[1]
+    batch = -(-2048 // n_pos)
+    tokens = np.resize(pair.clean, (batch, n_pos))
+
+    @jax.jit
+    def forward(params: dict[str, jax.Array], tokens: jax.Array) -> jax.Array:
+        run = model.run(params, tokens)
+        return model.resume(params, run, start_layer=model.config.n_layers, positions=[-1])[0]
+
+    forward(params, tokens).block_until_ready()
+    rates = [matmul_rates()[0]]
+    times = [seconds(lambda: forward(params, tokens).block_until_ready())[0] for _ in range(20)]
+    rates.append(matmul_rates()[0])
+    return batch * run_operations(model.config, n_pos, 0) / statistics.median(times) / statistics.mean(rates)
+
+
 def report(result: dict[str, Any]) -> str:
     """The tables."""
     rates = [
@@ -280,10 +312,13 @@ def report(result: dict[str, Any]) -> str:
         "with runs",
     ]
     text = "jaxinterp; share: of the matrix product rate, by what the patches need\n\n" + table(head, rates)
+    text += "\n\n" + "; ".join(
+        f"a plain forward in the shape of {name}: {share:.0%}" for name, share in result["forward_share"].items()
+    )
     if ratios:
         head = ["sweep", "prompts differ", "peer", "s", "timed on", "difference", "x per asked", "x per run"]
         text += "\n\npeers; s: for all cells asked; difference: largest of an effect to ours; x: their time / ours\n\n"
-        text += table(head, ratios)
+        text += table(head, ratios) + "\n\n" + summary(result)
     return text
 
 
@@ -313,6 +348,11 @@ def main() -> None:
         for question in QUESTIONS
     ]
 
+    shares = {
+        name: forward_share(each, weights, random_pair(0, 8, 15, each.config.d_vocab))
+        for name, each, weights in ((options.shape, model, params), ("english", english, english_params))
+    }
+
     compared = []
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.safetensors")
@@ -326,7 +366,7 @@ def main() -> None:
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "jax": version("jax")},
         "direction": "denoising: clean activations into the corrupted run", "prompts": list(pairs[0].clean.shape),
         "installs": {peer.name: peer.installs for peer in peers},
-        "ours": [*ours.values(), *beside], "peers": compared,
+        "ours": [*ours.values(), *beside], "forward_share": shares, "peers": compared,
     }  # fmt: skip
     print(report(result))
     options.output.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """Seeded language tasks: aligned clean and corrupted prompts with their answers and named positions."""
 
+from jaxinterp.tasks import natural
 from jaxinterp.tasks.agreement import agreement
+from jaxinterp.tasks.brackets import brackets
 from jaxinterp.tasks.indirect_objects import indirect_objects
 from jaxinterp.tasks.pairs import PromptPair
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, pad, tokenize_pairs
@@ -14,7 +16,9 @@ __all__ = [
     "Split",
     "TokenPairs",
     "agreement",
+    "brackets",
     "indirect_objects",
+    "natural",
     "pad",
     "successions",
     "tokenize_pairs",

@@ -1,0 +1,1 @@
+"""Model cards: what a trained model can do, measured, one file per model."""

@@ -1,0 +1,161 @@
+"""A model card: measured figures with their intervals, text, and drawings, written as `README.md` and PNGs."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from jaxinterp.training import CURVE_STEPS, TrainingRecord
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measured number and its 95 % interval.
+
+    Attributes:
+      name: what was measured.
+      value, low, high: the number and its interval, in `unit`.
+      n: how many independent cases it is from.
+      unit: `"%"` shows value, low and high, which are proportions, as percentages.
+      bar: what was asked for, as text; `None` if nothing was.
+      held: whether the value meets the bar; `None` without one.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str = "nats"
+    bar: str | None = None
+    held: bool | None = None
+
+    def row(self) -> str:
+        """The measure as a line of a Markdown table."""
+        factor, digits = (100, 2) if self.unit == "%" else (1, 3)
+        value, low, high = (f"{factor * x:.{digits}f}" for x in (self.value, self.low, self.high))
+        verdict = "" if self.held is None else (" (held)" if self.held else " (**not held**)")
+        return f"| {self.name} | {value} {self.unit} ({low} to {high}) | {self.n:,} | {self.bar or ''}{verdict} |"
+
+
+def proportion(
+    name: str, hits: Iterable[bool], *, at_least: float | None = None, at_most: float | None = None
+) -> Measure:
+    """A proportion with its Wilson interval, against a bar if one is given.
+
+    Example:
+      >>> from jaxinterp.cards.card import proportion
+      >>> proportion("right", [True] * 99 + [False], at_least=0.97).held
+      True
+    """
+    hits = np.asarray(list(hits), bool)
+    value = float(hits.mean())
+    low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return Measure(name, value, float(low), float(high), len(hits), "%", *_bar(value, at_least, at_most, "%"))
+
+
+def mean(
+    name: str,
+    values: Sequence[float] | np.ndarray,
+    *,
+    unit: str = "nats",
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Measure:
+    """A mean over independent cases with its interval from the t distribution.
+
+    Example:
+      >>> from jaxinterp.cards.card import mean
+      >>> mean("loss", [1.0, 2.0, 3.0]).value
+      2.0
+    """
+    values = np.asarray(values, np.float64)
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    value = float(values.mean())
+    return Measure(name, value, value - half, value + half, len(values), unit, *_bar(value, at_least, at_most, unit))
+
+
+def _bar(value: float, at_least: float | None, at_most: float | None, unit: str) -> tuple[str | None, bool | None]:
+    bounds = [
+        (sign, bound, ok)
+        for sign, bound, ok in (
+            ("≥", at_least, at_least is None or value >= at_least),
+            ("≤", at_most, at_most is None or value <= at_most),
+        )
+        if bound is not None
+    ]
+    if not bounds:
+        return None, None
+    text = ", ".join(
+        f"{sign} {100 * bound:g} %" if unit == "%" else f"{sign} {bound:g} {unit}" for sign, bound, _ in bounds
+    )
+    return text, all(ok for *_, ok in bounds)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model card.
+
+    Attributes:
+      name: the model's.
+      summary: what it is, in Markdown.
+      measures: tables of measures by their heading.
+      text: further sections, in Markdown: data, recipe, limits.
+      figures: drawings by file name, each with its caption.
+    """
+
+    name: str
+    summary: str
+    measures: Mapping[str, Sequence[Measure]]
+    text: str
+    figures: Mapping[str, tuple[Figure, str]] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """The whole card."""
+        parts = [f"# {self.name}", self.summary.strip()]
+        for heading, measures in self.measures.items():
+            lines = ["| figure | value (95 % interval) | cases | bar |", "|---|---|---|---|"]
+            parts += [f"## {heading}", "\n".join(lines + [measure.row() for measure in measures])]
+        parts.append(self.text.strip())
+        parts += [f"![{caption}]({file})" for file, (_, caption) in self.figures.items()]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Writes `README.md` and the figures into a folder; returns the files."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, (figure, _) in self.figures.items():
+            figure.savefig(folder / file, dpi=110)
+            plt.close(figure)
+        (folder / "README.md").write_text(self.markdown(), encoding="utf-8")
+        return [folder / file for file in ("README.md", *self.figures)]
+
+
+def loss_figure(record: TrainingRecord, *, reference: Mapping[str, float] | None = None) -> Figure:
+    """The training loss by step; `reference` draws named levels beside it (in nats)."""
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    steps = np.minimum(np.arange(1, len(record.losses) + 1) * CURVE_STEPS, record.steps)
+    axes.plot(steps, record.losses, color="C0", linewidth=1, label=f"mean of {CURVE_STEPS} steps")
+    for number, (name, level) in enumerate((reference or {}).items(), start=1):
+        axes.axhline(level, color=f"C{number}", linestyle="--", linewidth=1, label=name)
+    axes.set(xlabel="step", ylabel="training loss (nats per token)", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.legend(frameon=False)
+    return figure
+
+
+def training_text(record: TrainingRecord | None) -> str:
+    """What training cost, as a sentence of Markdown."""
+    if record is None:
+        return "There is no `training.json` beside these weights, so what they cost is not known."
+    settings = ", ".join(f"{name} {value}" for name, value in record.settings.items())
+    return (
+        f"These weights: {settings}; {record.cpu_hours:.1f} hours of processor time, {record.hours:.1f} on the clock "
+        f"({record.machine})."
+    )

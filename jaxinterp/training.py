@@ -1,0 +1,205 @@
+"""Training that outlives its process: a loop whose every step is a function of the settings and the step's number."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from tqdm import tqdm
+
+from jaxinterp.model.params import Params
+from jaxinterp.model.transformer import Transformer
+
+RECORD = "training.json"
+
+#: The losses that a record keeps are means over this many steps.
+CURVE_STEPS = 25
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a model was trained; lies beside its weights as `training.json`.
+
+    Attributes:
+      settings: what the recipe was asked for.
+      steps: how many steps were taken.
+      hours: on the clock, all processes of a resumed run together.
+      cpu_hours: of processor time, likewise.
+      losses: the training loss in nats, a mean over each `CURVE_STEPS` steps.
+      machine: how many processors there were and what jax ran on.
+    """
+
+    settings: Mapping[str, Any]
+    steps: int
+    hours: float
+    cpu_hours: float
+    losses: tuple[float, ...]
+    machine: str
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `training.json` into a folder, whole or not at all."""
+        partial_file = Path(folder) / f".{RECORD}"
+        partial_file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial_file, Path(folder) / RECORD)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> "TrainingRecord | None":
+        """The record that lies in a folder, or `None`."""
+        path = Path(folder) / RECORD
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def adamw(steps: int, learning_rate: float, *, warmup: int = 200, weight_decay: float = 0.05) -> Any:
+    """AdamW with a warmup, a cosine to a tenth, gradients clipped at norm 1, and decay on matrices alone.
+
+    Example:
+      >>> from jaxinterp.training import adamw
+      >>> state = adamw(1000, 2e-3).init(params)
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, min(warmup, max(1, steps // 10)), steps, end_value=learning_rate / 10
+    )
+
+    def is_matrix(params: Params) -> dict[str, bool]:
+        return {name: name.startswith("W_") for name in params}
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=weight_decay, mask=is_matrix)
+    )
+
+
+def scaled_init(model: Transformer, seed: int) -> Params:
+    """Initial weights with the spread `1 / sqrt(d_model)`: GPT-2's 0.02 is meant for wider models.
+
+    Example:
+      >>> from jaxinterp.training import scaled_init
+      >>> weights = scaled_init(model, seed=0)
+    """
+    factor = model.config.d_model**-0.5 / 0.02
+    params = model.init(jax.random.key(seed))
+    return {name: weight * factor if name.startswith("W_") else weight for name, weight in params.items()}
+
+
+def train(
+    loss: Callable[[Params, Any, jax.Array], jax.Array],
+    params: Params,
+    batches: Callable[[int], Any],
+    optimizer: Any,
+    *,
+    steps: int,
+    settings: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    save_every: int = 100,
+    snapshots: Collection[int] = (),
+    on_snapshot: Callable[[int, Params], None] | None = None,
+    seed: int = 0,
+) -> tuple[Params, TrainingRecord]:
+    """Trains to the end, or goes on from the last complete checkpoint in `folder/training`.
+
+    Batches and random keys are functions of the step alone, so a run that was killed and started again ends
+    with the weights of an undisturbed one, bit for bit on the same machine.
+
+    Args:
+      loss: `loss(params, batch, key)`, the mean loss in nats; `key` is for dropout.
+      params: initial parameters.
+      batches: the batch of a step, any pytree of arrays; called ahead of time, in a thread.
+      optimizer: an `optax` transformation, `adamw` say.
+      steps: how many.
+      settings: what was asked for, JSON values; a checkpoint of other settings is refused.
+      folder: where the checkpoints go, in `training/`.
+      save_every: steps between checkpoints.
+      snapshots: steps after which `on_snapshot(step, params)` is called.
+      on_snapshot: what to do with the parameters then; called again for the same step after a kill.
+      seed: of the keys.
+
+    Returns:
+      The trained parameters and the record.
+
+    Raises:
+      ValueError: the checkpoints are of a run with other settings.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxinterp.training import adamw, train
+      >>> def loss(params, rows, key):
+      ...     logits, _ = model.apply(params, rows[:, :-1])
+      ...     return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]).mean()
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _, record = train(
+      ...         loss, params, lambda step: tokens, adamw(2, 1e-3), steps=2, settings={"seed": 0}, folder=folder
+      ...     )
+      >>> record.steps
+      2
+    """
+    settings = dict(settings, steps=steps)
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def train_step(params: Params, opt_state: Any, batch: Any, key: jax.Array) -> tuple[Params, Any, jax.Array]:
+        value, gradients = jax.value_and_grad(loss)(params, batch, key)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    # Everything that a step reads or writes, so that a checkpoint of it is a place to go on from. Copied, since
+    # a step donates its arguments and the initial ones belong to the caller.
+    state: dict[str, Any] = {
+        "params": jax.tree.map(jax.numpy.array, params),
+        "opt_state": optimizer.init(params),
+        "losses": np.zeros(steps, np.float32),
+        "seconds": np.zeros(2),
+    }
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with ocp.CheckpointManager(Path(folder).resolve() / "training", options=options) as manager:
+        start = manager.latest_step() or 0
+        if start:
+            saved = manager.restore(start, args=ocp.args.Composite(settings=ocp.args.JsonRestore())).settings
+            if saved != settings:
+                raise ValueError(
+                    f"{manager.directory} is of a run with {saved}, not {settings}: remove it or go on with that"
+                )
+            restore = ocp.args.Composite(state=ocp.args.StandardRestore(state))
+            state = manager.restore(start, args=restore).state
+        params, opt_state, losses = state["params"], state["opt_state"], np.array(state["losses"])
+        began = _clock() - state["seconds"]
+        keys = jax.random.key(seed)
+        progress = tqdm(_ahead(batches, range(start, steps)), initial=start, total=steps, unit="step")
+        for step, batch in progress:
+            params, opt_state, value = train_step(params, opt_state, batch, jax.random.fold_in(keys, step))
+            losses[step] = value
+            progress.set_postfix(loss=f"{losses[max(0, step - 49) : step + 1].mean():.3f}", refresh=False)
+            done = step + 1
+            if done in snapshots and on_snapshot is not None:
+                on_snapshot(done, params)
+            if done % save_every == 0 or done == steps:
+                state = {"params": params, "opt_state": opt_state, "losses": losses, "seconds": _clock() - began}
+                items = {"state": ocp.args.StandardSave(state), "settings": ocp.args.JsonSave(settings)}
+                manager.save(done, args=ocp.args.Composite(**items))
+                manager.wait_until_finished()  # the next step donates the arrays that are being written
+        hours, cpu_hours = (_clock() - began) / 3600
+    curve = [float(part.mean()) for part in np.split(losses, range(CURVE_STEPS, steps, CURVE_STEPS))]
+    machine = f"{os.cpu_count()} processors, {jax.default_backend()}"
+    return params, TrainingRecord(settings, steps, float(hours), float(cpu_hours), tuple(curve), machine)
+
+
+def _clock() -> np.ndarray:
+    """Seconds on the clock, and seconds of processor time that this process took."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _ahead(batches: Callable[[int], Any], steps: range) -> Iterator[tuple[int, Any]]:
+    """Each step with its batch, the next one made while the caller is at work."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(batches, steps[0]) if steps else None
+        for step in steps:
+            assert coming is not None
+            batch = coming.result()
+            coming = thread.submit(batches, step + 1) if step + 1 < steps.stop else None
+            yield step, batch

@@ -1,0 +1,79 @@
+"""The recipe of `models/induction` on a small folder of text, killed and started again. Slow: three short trainings."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxinterp.io.corpus import PARTS, part_of
+
+FOLDER = Path(__file__).parents[2] / "models" / "induction"
+SIZES = ("--steps", "60", "--batch", "2", "--n-ctx", "12", "--d-model", "16", "--heads", "2", "--vocab", "280")
+RECIPE = (sys.executable, str(FOLDER / "train.py"), *SIZES, "--save-every", "10")
+
+
+def write_corpus(folder):
+    """Three packages for each part, of two files each."""
+    words = [f"word{n}" for n in range(30)]
+    rng = np.random.default_rng(0)
+    names = {part: [name for name in map("package{}".format, range(300)) if part_of(name) == part] for part in PARTS}
+    for name in (name for some in names.values() for name in some[:3]):
+        (folder / name).mkdir(parents=True)
+        for file in ("one.txt", "two.txt"):
+            lines = (" ".join(rng.choice(words, size=6)) for _ in range(20))
+            (folder / name / file).write_text("\n".join(lines))
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
+    write_corpus(tmp_path / "text")
+    recipe = (*RECIPE, "--corpus", str(tmp_path / "text"))
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    subprocess.run([*recipe, "--folder", str(undisturbed)], check=True, capture_output=True)
+
+    run = subprocess.Popen([*recipe, "--folder", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (killed / "training" / "20").exists():
+        assert run.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
+    run.kill()
+    run.wait()
+    assert not (killed / "model.safetensors").exists()
+
+    subprocess.run([*recipe, "--folder", str(killed)], check=True, capture_output=True)
+    expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, killed))
+    assert expected.keys() == found.keys()
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(weights, found[name], err_msg=name)
+    for folder in (undisturbed, killed):
+        record = json.loads((folder / "training.json").read_text())
+        assert record["steps"] == 60
+        assert record["settings"]["layers"] == 2
+        assert "# induction" in (folder / "README.md").read_text()
+        assert {"heads.png", "positions.png", "loss.png", "manifest.json"} <= {path.name for path in folder.iterdir()}
+
+    added = next(name for name in map("more{}".format, range(100)) if part_of(name) == "train")
+    (tmp_path / "text" / f"{added}.txt").write_text("text that was not there before")
+    other = subprocess.run([*recipe, "--folder", str(killed)], capture_output=True, text=True)
+    assert other.returncode != 0
+    assert "remove it or go on with that" in other.stderr
+
+    twin = tmp_path / "twin"
+    (tmp_path / "text" / f"{added}.txt").unlink()
+    subprocess.run([*recipe, "--layers", "1", "--folder", str(twin)], check=True, capture_output=True)
+    evaluate = (sys.executable, str(FOLDER / "evaluate.py"), "--corpus", str(tmp_path / "text"), "--draws", "8")
+    done = subprocess.run(
+        [*evaluate, "--folder", str(killed), "--twin", str(twin)], check=True, capture_output=True, text=True
+    )
+    assert "This model minus the one-layer twin" in done.stdout
+    assert "is not the text" not in done.stderr
+    (tmp_path / "text" / f"{added}.txt").write_text("text that was not there before")
+    done = subprocess.run([*evaluate, "--folder", str(killed)], check=True, capture_output=True, text=True)
+    assert "0 files changed, 0 missing and 1 new" in done.stderr
+    assert "not the text that the model was trained on**: of its files, 0 changed, 0 missing, 1 new." in done.stdout
