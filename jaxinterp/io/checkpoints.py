@@ -34,7 +34,12 @@ FORMAT, VERSION = "jaxinterp", 1
 
 
 def save(
-    folder: str | os.PathLike[str], model: Transformer, params: Params, tokenizer: Tokenizer | None = None
+    folder: str | os.PathLike[str],
+    model: Transformer,
+    params: Params,
+    tokenizer: Tokenizer | None = None,
+    *,
+    stored_as: str | None = None,
 ) -> None:
     """Writes a model to a folder, from which `load` reads it back bit for bit.
 
@@ -46,6 +51,8 @@ def save(
       folder: where to; made if it does not exist.
       model: its `config` is written to `config.json`.
       params: every weight of the model, in any dtypes.
+      stored_as: a dtype of less precision, "float16" say, that the file holds weights in; `load` gives them back in
+        the model's own. Otherwise each is stored as it is.
       tokenizer: written to `tokenizer.json`.
 
     Raises:
@@ -63,10 +70,13 @@ def save(
     folder = Path(folder)
     check_params(model.config, params)
     # A file holds bytes in C order, whatever the strides of the array in memory.
-    arrays = {name: np.asarray(params[name], order="C") for name in sorted(params)}
+    kept = None if stored_as is None else resolve_dtype(stored_as)
+    arrays = {name: np.asarray(np.asarray(params[name]), dtype=kept, order="C") for name in sorted(params)}
     for name, array in arrays.items():
         cast(array, resolve_dtype(array.dtype), repr(name))
     config = {"format": FORMAT, "version": VERSION, "config": dataclasses.asdict(model.config)}
+    if kept is not None:
+        config["stored_as"] = kept.name
     with _all_or_nothing(folder) as partial:
         if tokenizer is not None:
             (partial / TOKENIZER).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
@@ -113,7 +123,7 @@ def read(
 
     Args:
       folder: where from.
-      dtype: what to convert the weights to; `None` leaves each as it is, so that the round trip is bit-exact.
+      dtype: what to convert the weights to; `None` leaves each as it was saved, so that the round trip is bit-exact.
       mesh: if given, every weight is copied to each of its devices.
 
     Returns:
@@ -125,7 +135,9 @@ def read(
         weight is missing, unknown, of the wrong shape or dtype, NaN or infinite.
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG)
+    config, stored_as = _read_config(folder / CONFIG)
+    if dtype is None and stored_as is not None:
+        dtype = config.dtype
     if dtype is not None:
         config = dataclasses.replace(config, dtype=resolve_dtype(dtype).name)
     tokenizer = read_tokenizer(folder, config.d_vocab)
@@ -144,7 +156,8 @@ def read(
     return Transformer(config), params, tokenizer
 
 
-def _read_config(path: Path) -> TransformerConfig:
+def _read_config(path: Path) -> tuple[TransformerConfig, str | None]:
+    """(the model's description, the dtype that its weights were narrowed to, if they were)."""
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise ValueError(f"{path} has format {content.get('format')!r}, expected {FORMAT!r}")
@@ -161,6 +174,6 @@ def _read_config(path: Path) -> TransformerConfig:
         if name not in known:
             raise ValueError(f"{path}: unknown config field {name!r}; {suggest(name, known)}")
     try:
-        return TransformerConfig(**fields)
+        return TransformerConfig(**fields), content.get("stored_as")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -1,6 +1,6 @@
 """Seeded language tasks: aligned clean and corrupted prompts with their answers and named positions."""
 
-from jaxinterp.tasks import natural
+from jaxinterp.tasks import english, natural
 from jaxinterp.tasks.agreement import agreement
 from jaxinterp.tasks.brackets import brackets
 from jaxinterp.tasks.indirect_objects import indirect_objects
@@ -17,6 +17,7 @@ __all__ = [
     "TokenPairs",
     "agreement",
     "brackets",
+    "english",
     "indirect_objects",
     "natural",
     "pad",

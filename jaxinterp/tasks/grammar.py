@@ -1,11 +1,11 @@
 """Sentences from rules: a word in capitals is a symbol, replaced by one of its expansions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
 from jaxinterp.tasks.choices import Chooser
 
 #: What each symbol may become: `{symbol: (words of one expansion, ...)}`.
-Grammar = Mapping[str, tuple[tuple[str, ...], ...]]
+Grammar = dict[str, tuple[tuple[str, ...], ...]]
 
 
 def grammar(rules: Mapping[str, tuple[str, ...]]) -> Grammar:
@@ -37,10 +37,48 @@ def expand(symbol: str, rules: Grammar, choose: Chooser) -> list[str]:
       >>> expand("GREETING", rules, chooser(0))
       ['hello', 'old', 'FRIEND', ',']
     """
+    return compose(choose(rules[symbol]), rules, choose)
+
+
+def compose(
+    text: Iterable[str],
+    rules: Grammar,
+    choose: Chooser,
+    roles: MutableMapping[str, str] | None = None,
+    fits: Callable[[str, Iterable[str]], bool] = lambda word, others: word not in others,
+) -> list[str]:
+    """The words that a text becomes, each symbol in it expanded anew, numbered ones once.
+
+    `NAME1` is an expansion of `NAME` that stays the same wherever `NAME1` stands, and differs from that of `NAME2`.
+
+    Args:
+      text: words and symbols.
+      rules: what symbols become.
+      choose: the source of chance.
+      roles: what numbered symbols and other roles stand for; those that are drawn are added.
+      fits: whether an expansion of a numbered symbol goes with those that its other numbers have.
+
+    Example:
+      >>> from jaxinterp.tasks.choices import chooser
+      >>> rules = grammar({"NAME": ("Tom", "Anna")})
+      >>> " ".join(compose("NAME1 saw NAME2 and NAME2 saw NAME1".split(), rules, chooser(0)))
+      'Anna saw Tom and Tom saw Anna'
+    """
+    roles = {} if roles is None else roles
     words: list[str] = []
-    for word in choose(rules[symbol]):
-        if word in rules:
-            words.extend(expand(word, rules, choose))
+    for word in text:
+        if word in roles:
+            words.extend(roles[word].split())
+        elif word in rules:
+            words.extend(compose(choose(rules[word]), rules, choose, roles, fits))
+        elif is_symbol(word) and (symbol := word.rstrip("0123456789")) in rules:
+            others = [roles[role] for role in roles if role.rstrip("0123456789") == symbol]
+            while True:
+                drawn = " ".join(compose(choose(rules[symbol]), rules, choose, roles, fits))
+                if fits(drawn, others):
+                    break
+            roles[word] = drawn
+            words.extend(drawn.split())
         else:
             words.append(word)
     return words

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from jaxinterp.tasks.choices import chooser
-from jaxinterp.tasks.grammar import expand, fill, grammar, is_symbol, terminals
+from jaxinterp.tasks.grammar import compose, expand, fill, grammar, is_symbol, terminals
 from jaxinterp.tasks.splits import split_of
 
 RULES = grammar({"TEXT": ("IO NICE", "IO NICE", "S1"), "NICE": ("smiles", "sings COLOR"), "COLOR": ("blue",)})
@@ -15,6 +15,14 @@ def test_symbols_are_expanded_and_roles_stay():
     assert set(texts) == {"IO smiles", "IO sings blue", "S1"}
     assert all(abs(count - 1000) < 120 for count in texts.values())
     assert terminals(RULES) == {"smiles", "sings", "blue"}
+
+
+def test_numbered_symbols_stay_the_same_and_differ_from_one_another():
+    rules = grammar({"COLOR": ("blue", "red"), "NAME": ("Tom", "Anna", "Max")})
+    for seed in range(50):
+        a, b, again = compose(["NAME1", "NAME2", "NAME1"], rules, chooser(seed))
+        assert a == again != b
+    assert compose(["IO", "NAME1"], rules, chooser(0), {"IO": "the king", "NAME1": "Max"}) == ["the", "king", "Max"]
 
 
 def test_fill_replaces_whole_words():

@@ -1,0 +1,419 @@
+"""The card of `english`: each behaviour on held-out sentences at held-out offsets, and what shortcuts would score.
+
+Nothing here was chosen by looking at a trained model: evaluations, bars and the probed layer came first.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+from tokenizers import Tokenizer
+
+from jaxinterp.cards.card import Card, Measure, loss_figure, mean, proportion, training_text
+from jaxinterp.cards.linear import fit_logistic
+from jaxinterp.cards.shortcuts import gate
+from jaxinterp.model.params import Params
+from jaxinterp.model.transformer import Transformer
+from jaxinterp.tasks.english import vocabulary as v
+from jaxinterp.tasks.english.agreement import agreement
+from jaxinterp.tasks.english.arguments import arguments
+from jaxinterp.tasks.english.biographies import Biography, biographies
+from jaxinterp.tasks.english.corpus import HELD_OUT_OFFSET, batch, documents
+from jaxinterp.tasks.english.facts import RELATIONS, facts_about
+from jaxinterp.tasks.english.greater_than import greater_than
+from jaxinterp.tasks.english.indirect_objects import indirect_objects
+from jaxinterp.tasks.english.nesting import nesting
+from jaxinterp.tasks.english.reflexives import reflexives
+from jaxinterp.tasks.english.successions import interleaved_successions
+from jaxinterp.tasks.pairs import PromptPair
+from jaxinterp.tasks.splits import Split
+from jaxinterp.training import TrainingRecord
+
+#: Prompts, or rows, that the model reads at once.
+CHUNK = 100
+
+#: Longer prompts, of which there are a few, would leave no room for text before them.
+LONGEST = 114
+
+#: The highest accuracy that a shortcut may have.
+GATE = 0.55
+
+#: Words that the gate's last-noun predictor takes for nouns: whatever an answer may depend on.
+NOUNS = frozenset(
+    {word for noun in v.NOUNS for word in noun[:2]}
+    | {*v.NAMES, *v.OBJECTS, *v.PLACES, *v.ARGUMENTS, *v.LAST_PARTS}
+    | {*v.WEEKDAYS, *v.MONTHS, *v.NUMBERS, *v.LETTERS}
+)
+
+
+def _agreements(n: int, *, seed: int, split: Split) -> list[PromptPair]:
+    """Half of the verbs stand within a relative clause, right behind their subject, and half far behind it."""
+    if split == "train":
+        return agreement(n, seed=seed)
+    parts = ("within_rc", "across_pp", "within_rc", "across_rc")
+    drawn = [agreement(-(-n // 4), seed=seed + i, split=split, structure=s, conflict=True) for i, s in enumerate(parts)]
+    return [pair for four in zip(*drawn, strict=True) for pair in four]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Prompts with two answers, and the share of right ones that was asked for.
+
+    Attributes:
+      draw: `(n, seed=, split=)` -> prompts.
+      bar: of accuracy, where there is one.
+    """
+
+    draw: Callable[..., list[PromptPair]]
+    bar: float | None = None
+
+    def prompts(self, n: int, *, seed: int, split: Split) -> list[PromptPair]:
+        """The first `n` of up to `LONGEST` words."""
+        drawn = self.draw(n + n // 2, seed=seed, split=split)
+        return [pair for pair in drawn if len(pair.clean.split()) <= LONGEST][:n]
+
+
+#: Each passes the shortcut gate.
+EVALUATIONS: Mapping[str, Evaluation] = {
+    "indirect objects": Evaluation(lambda n, **how: indirect_objects(n, **how, mentions=None), 0.97),
+    "agreement, an attractor conflicts": Evaluation(_agreements, 0.95),
+    "successions among repetitions": Evaluation(interleaved_successions, 0.97),
+    "facts, another subject named beside": Evaluation(facts_about, 0.95),
+    "nested brackets": Evaluation(nesting),
+    "arguments": Evaluation(arguments),
+    "reflexives": Evaluation(reflexives),
+}
+
+
+def card(
+    model: Transformer,
+    params: Params,
+    tokenizer: Tokenizer,
+    record: TrainingRecord | None,
+    *,
+    n: int = 2000,
+    seed: int = 1,
+) -> Card:
+    """Measures a language model of the corpus on sentences that training cannot have contained.
+
+    Args:
+      model, params, tokenizer: what is measured, as `load` gives them.
+      record: how it was trained, if known.
+      n: held-out prompts of each task, a multiple of 4.
+      seed: which.
+
+    Raises:
+      ValueError: a tokenizer without the corpus' words, a model with a short context, an `n` that is no multiple of 4.
+    """
+    if n < 8 or n % 4:
+        raise ValueError(f"n must be a multiple of 4, and at least 8, got {n}")
+    if tokenizer.token_to_id("Hartwell") is None or model.config.n_ctx < 128:
+        raise ValueError(f"expected a model of the corpus with a context of 128 words, got {model.config.n_ctx}")
+    reader = _Reader(model, params, tokenizer, seed)
+    pairs = {name: each.prompts(n, seed=seed, split="held_out") for name, each in EVALUATIONS.items()}
+    differences = {name: reader.differences(each) for name, each in pairs.items()}
+    classic = indirect_objects(n, seed=seed, split="held_out")
+    classic_difference = reader.differences(classic)
+    structures = {
+        name: reader.differences(agreement(n, seed=seed, split="held_out", structure=name, conflict=name != "simple"))
+        for name in ("simple", "across_pp", "across_rc", "within_rc")
+    }
+    going_on = np.array(
+        [pair.clean.split()[pair.positions["LAST"]] == pair.wrong for pair in pairs["successions among repetitions"]]
+    )
+    following = differences["successions among repetitions"]
+    two = [proportion(name, difference > 0, at_least=EVALUATIONS[name].bar) for name, difference in differences.items()]
+    finer = [
+        proportion("indirect objects named once, givers twice (Wang et al.)", classic_difference > 0, at_least=0.97),
+        *(proportion(f"agreement: {name}", each > 0) for name, each in structures.items()),
+        proportion("successions: whoever goes on", following[going_on] > 0, at_least=0.97),
+        proportion("successions: whoever repeats", following[~going_on] > 0),
+    ]
+    low, high = _median_interval(classic_difference)
+    median = float(np.median(classic_difference))
+    finer.append(
+        Measure(
+            "median logit difference of indirect objects (named once)", median, low, high, n, "nats", "2 to 5 nats",
+            bool(2 <= median <= 5),
+        )
+    )  # fmt: skip
+
+    years, curve = _greater_than(reader, greater_than(n, seed=seed, split="held_out"))
+    copies, by_position = _repeated(model, params, tokenizer, seed)
+    measures: dict[str, Sequence[Measure]] = {
+        "Right of the two answers": two,
+        "The same, in parts": finer,
+        "Greater-than": years,
+        "Repeated random words": copies,
+        "Biographies: what a probe learns": _probes(reader, seed),
+        "Loss on fresh text": [
+            mean(f"{split.replace('_', '-')} sentences", _text_losses(model, params, tokenizer, split, seed))
+            for split in ("train", "held_out")
+        ],
+        "The shortcut gate": _gate(pairs, n, seed),
+    }
+    figures: dict[str, tuple[Figure, str]] = {
+        "behaviours.png": (_figure(differences, curve, by_position), "logit differences, years, repeated words")
+    }
+    if record is not None:
+        figures["loss.png"] = (loss_figure(record), "training loss")
+    return Card("english", _summary(model, params), measures, _text(record, n, seed), figures)
+
+
+class _Reader:
+    """Runs prompts behind other text, so that they begin at an offset at which no training text of a task begins."""
+
+    def __init__(self, model: Transformer, params: Params, tokenizer: Tokenizer, seed: int) -> None:
+        self.model, self.params, self.tokenizer = model, params, tokenizer
+        self.ids = tokenizer.get_vocab()
+        filler = documents((seed, 7), mechanisms=("filler", "tense", "pronoun", "counting"))
+        self.before: list[int] = []
+        while len(self.before) < 20_000:
+            self.before += [self.ids["<bos>"], *(self.ids[word] for word in next(filler).split())]
+        self.rng = np.random.default_rng(seed)
+        self.apply = jax.jit(lambda params, tokens: model.apply(params, tokens)[0])
+        middle = model.config.n_layers // 2
+        self.hidden = jax.jit(
+            lambda params, tokens: model.apply(params, tokens, capture=("resid_post",))[1]["resid_post"][middle]
+        )
+
+    def rows(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(tokens int32[text, n_ctx], where each text begins, its last position)."""
+        n_ctx = self.model.config.n_ctx
+        tokens = np.full((-(-len(texts) // CHUNK) * CHUNK, n_ctx), self.ids["<pad>"], np.int32)
+        starts, ends = np.zeros(len(texts), int), np.zeros(len(texts), int)
+        for row, text in enumerate(texts):
+            own = self.tokenizer.encode(text).ids
+            room = (n_ctx - len(own) - HELD_OUT_OFFSET) // 8
+            if room < 0:
+                raise ValueError(f"{len(own)} words leave no room for the text before: {text!r}")
+            starts[row] = HELD_OUT_OFFSET + 8 * int(self.rng.integers(min(room, 4) + 1))
+            at = int(self.rng.integers(len(self.before) - starts[row]))
+            whole = [*self.before[at : at + starts[row]], *own]
+            tokens[row, : len(whole)] = whole
+            ends[row] = len(whole) - 1
+        return tokens, starts, ends
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Of the word after each text, float32[text, vocab]."""
+        tokens, _, ends = self.rows(texts)
+        chunks = (tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK))
+        each = [np.asarray(self.apply(self.params, chunk)) for chunk in chunks]
+        return np.concatenate(each)[np.arange(len(texts)), ends]
+
+    def differences(self, pairs: Sequence[PromptPair]) -> np.ndarray:
+        """The right answer's logit less the other's, float32[pair], in nats."""
+        logits = self.logits([pair.clean for pair in pairs])
+        right, wrong = (np.array([self.ids[getattr(pair, side)] for pair in pairs]) for side in ("correct", "wrong"))
+        rows = np.arange(len(pairs))
+        return logits[rows, right] - logits[rows, wrong]
+
+    def pooled(self, texts: Sequence[str]) -> np.ndarray:
+        """The stream in the middle of the model, a mean over each text's words: float32[text, d_model]."""
+        tokens, starts, ends = self.rows(texts)
+        means = []
+        for i in range(0, len(texts), CHUNK):
+            part = slice(i, min(i + CHUNK, len(texts)))
+            hidden = np.asarray(self.hidden(self.params, tokens[i : i + CHUNK]))
+            columns = np.arange(tokens.shape[1])
+            inside = (columns > starts[part, None]) & (columns <= ends[part, None])
+            means.append((hidden[: len(inside)] * inside[..., None]).sum(axis=1) / inside.sum(axis=1)[:, None])
+        return np.concatenate(means)
+
+
+def _median_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a median, from the order statistics."""
+    low, high = stats.binom.ppf([0.025, 0.975], len(values), 0.5).astype(int)
+    ordered = np.sort(values)
+    return float(ordered[low]), float(ordered[high])
+
+
+def _greater_than(reader: _Reader, pairs: Sequence[PromptPair]) -> tuple[list[Measure], np.ndarray]:
+    """(measures; probability by distance from the first year, mean[-20 ... 20])."""
+    logits = reader.logits([pair.clean for pair in pairs]).astype(np.float64)
+    log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    of_years = log_probs[:, [reader.ids[year] for year in v.YEARS]]
+    first = np.array([int(pair.clean.split()[pair.positions["YY"]]) for pair in pairs])
+    allowed = np.arange(len(v.YEARS)) > first[:, None]
+    count = allowed.sum(axis=1)
+    divergence = -np.log(count) - np.where(allowed, of_years, 0).sum(axis=1) / count
+    probs = np.exp(of_years)
+    distance = np.arange(len(v.YEARS)) - first[:, None]
+    near = (count >= 5) & (first >= 6)
+    after = np.where((distance > 0) & (distance <= 5), probs, 0).sum(axis=1)[near]
+    before = np.where((distance > -5) & (distance <= 0), probs, 0).sum(axis=1)[near]
+    curve = np.array([probs[distance == d].mean() if (distance == d).any() else np.nan for d in range(-20, 21)])
+    return [
+        mean("KL from the uniform distribution over later years to the model's", divergence, at_most=0.15),
+        mean("probability of all later years", np.where(allowed, probs, 0).sum(axis=1), unit="%"),
+        mean("probability of the five years up to the first", before, unit="%"),
+        mean("probability of the five years after it", after, unit="%"),
+    ], curve
+
+
+def _repeated(
+    model: Transformer, params: Params, tokenizer: Tokenizer, seed: int, *, rows: int = 200, block: int = 50
+) -> tuple[list[Measure], np.ndarray]:
+    """(measures; mean loss by position) on blocks of random words, each read twice: such text is in no document."""
+    rng = np.random.default_rng((seed, block))
+    first = rng.integers(3, tokenizer.get_vocab_size(), (rows, block))
+    bos = np.full((rows, 1), tokenizer.token_to_id("<bos>"))
+    losses = _losses(model, params, np.concatenate([bos, first, first], axis=1).astype(np.int32))
+    each = losses[:, :block].mean(axis=1), losses[:, block:].mean(axis=1)
+    resampled = stats.bootstrap(
+        each, lambda a, b, axis: b.mean(axis=axis) / a.mean(axis=axis), paired=True, vectorized=True,
+        rng=np.random.default_rng(seed), n_resamples=2000,
+    ).confidence_interval  # fmt: skip
+    ratio = float(each[1].mean() / each[0].mean())
+    return [
+        mean("loss on the first block", each[0]),
+        mean("loss on the second", each[1]),
+        Measure(
+            "second / first", ratio, float(resampled.low), float(resampled.high), rows, "", "≤ 0.25", ratio <= 0.25
+        ),
+    ], losses.mean(axis=0)
+
+
+def _losses(model: Transformer, params: Params, rows: np.ndarray) -> np.ndarray:
+    """The loss of every next word, float32[row, pos - 1], in nats."""
+
+    @jax.jit
+    def loss(params: Params, rows: jax.Array) -> jax.Array:
+        logits = jax.nn.log_softmax(model.apply(params, rows[:, :-1])[0])
+        return -jnp.take_along_axis(logits, rows[:, 1:, None], axis=-1)[..., 0]
+
+    return np.concatenate([np.asarray(loss(params, rows[i : i + CHUNK])) for i in range(0, len(rows), CHUNK)])
+
+
+def _text_losses(model: Transformer, params: Params, tokenizer: Tokenizer, split: Split, seed: int) -> np.ndarray:
+    """The mean loss of each of 1,000 rows of fresh text, in nats per word."""
+    rows = batch(tokenizer.get_vocab(), 0, seed=1_000_000 + seed, size=1000, n_ctx=model.config.n_ctx, split=split)
+    return _losses(model, params, rows).mean(axis=1)
+
+
+def _probes(reader: _Reader, seed: int, *, n: int = 2000) -> list[Measure]:
+    """SHIFT's preconditions: what a probe learns where gender tells the profession, and where it does not."""
+
+    def labels(of: Sequence[Biography]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([b.profession == "professor" for b in of]), np.array([b.gender == "man" for b in of])
+
+    biased = biographies(n, seed=seed, biased=True)
+    fair = biographies(n, seed=seed + 1)
+    test = biographies(n, seed=seed + 2, split="held_out")
+    found = {
+        name: reader.pooled([b.text for b in of]) for name, of in (("biased", biased), ("fair", fair), ("test", test))
+    }
+    centre, spread = found["biased"].mean(axis=0), found["biased"].std(axis=0)
+    features = {name: (each - centre) / spread for name, each in found.items()}
+    is_professor, is_man = labels(test)
+    measures = []
+    for name, of, bars in (
+        ("a probe trained where gender tells the profession", biased, {"at_most": 0.40}),
+        ("an oracle, trained where it does not", fair, {"at_least": 0.85}),
+    ):
+        weights, bias = fit_logistic(features["biased" if of is biased else "fair"], labels(of)[0], penalty=10.0)
+        right = (features["test"] @ weights + bias > 0) == is_professor
+        groups = [right[(is_professor == p) & (is_man == m)] for p in (True, False) for m in (True, False)]
+        worst = min(groups, key=np.mean)
+        measures += [
+            proportion(f"{name}: worst group", worst, **(bars if of is biased else {})),
+            proportion(f"{name}: all", right, **({} if of is biased else bars)),
+        ]
+        if of is biased:
+            measures.append(
+                proportion(f"{name}: agreement with gender", (features["test"] @ weights + bias > 0) == is_man)
+            )
+    return measures
+
+
+def _gate(pairs: Mapping[str, Sequence[PromptPair]], n: int, seed: int) -> list[Measure]:
+    """What each kind of predictor scores, fitted to as many training prompts as there are held-out ones."""
+    measures = []
+    for name, scored in pairs.items():
+        trained = EVALUATIONS[name].prompts(n, seed=seed + 100, split="train")
+        for predictor, (fitted, _) in gate(scored, trained, NOUNS).items():
+            low, high = stats.binomtest(round(fitted * n), n).proportion_ci(method="wilson")
+            measures.append(
+                Measure(f"{name}: {predictor}", fitted, low, high, n, "%", f"≤ {100 * GATE:g} %", fitted <= GATE)
+            )
+    return measures
+
+
+def _figure(differences: Mapping[str, np.ndarray], curve: np.ndarray, by_position: np.ndarray) -> Figure:
+    figure, (spread, years, copies) = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    spread.boxplot(list(differences.values())[::-1], orientation="horizontal", showfliers=False, widths=0.6)
+    spread.set_yticklabels([name.split(",")[0] for name in list(differences)[::-1]])
+    spread.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
+    spread.set(xlabel="logit difference, right less wrong (nats)")
+    years.bar(np.arange(-20, 21), 100 * curve, color=["C3"] * 21 + ["C0"] * 20)
+    years.set(xlabel="years after the first", ylabel="probability (%), mean over prompts")
+    copies.plot(np.arange(1, len(by_position) + 1), by_position)
+    copies.axvline(len(by_position) / 2 + 0.5, color="0.6", linewidth=0.8, linestyle="--")
+    copies.set(xlabel="position", ylabel="loss on random words, read twice (nats)", ylim=(0, None))
+    return figure
+
+
+def _summary(model: Transformer, params: Params) -> str:
+    c = model.config
+    n_weights = sum(int(np.size(weight)) for weight in params.values())
+    return f"""
+A small transformer with behaviours that are known, and mechanisms behind them that are not trivial: who receives what
+is given, which noun a verb agrees with, what comes next in a series, which year can follow, what is true of whom,
+which bracket closes, and the copying of whatever was read before. It comes with the library: `model, params,
+tokenizer = ji.load("english")`.
+
+| | |
+|---|---|
+| architecture | {c.n_layers} layers, {c.n_heads} heads of {c.d_head}, `d_model` {c.d_model}, `d_mlp` {c.d_mlp}, \
+LayerNorm before each sublayer, learned positions, tied embeddings |
+| context | {c.n_ctx} words, `<bos>` included |
+| vocabulary | {c.d_vocab - 3:,} words (punctuation is a word) and `<pad>`, `<bos>`, `<unk>` |
+| parameters | {n_weights:,}, stored as float16 and loaded as {c.dtype} |"""
+
+
+def _text(record: TrainingRecord | None, n: int, seed: int) -> str:
+    return f"""
+Every prompt counted is held out in three ways at once: the combination of words it is about (two names, a noun in a
+structure before a kind of verb, an event and a year, ...), the form of its sentence, and the offset at which it
+begins in the row (position % 8 = {HELD_OUT_OFFSET}, behind other sentences). {n:,} prompts of each task (seed
+{seed}). Intervals are Wilson's for proportions, from the t distribution for means, from order statistics for the
+median and from the bootstrap for the ratio.
+
+*The shortcut gate*: predictors that see one fixed slot (from either end, the best of all), the last words before the
+answer, the set of words, or the last noun, and which of the two answers stands there, are fitted by logistic
+regression to {n:,} training prompts and scored on the evaluation. *Probes* are logistic regressions on the stream in
+the middle of the model, averaged over a text; "worst group" is the worst of professor or nurse, woman or man, in a
+test set that is balanced.
+
+## Data
+
+The text is drawn from the grammars in `jaxinterp/tasks` by seed, as training needs it; nothing is downloaded. There
+are 57 mechanisms with Zipf-like frequencies (`jaxinterp/tasks/corpus.py` lists them), most with several surface
+forms, many sharing openings: indirect objects; agreement in simple sentences, across prepositional phrases, across
+and within relative clauses (with and without "that", with one attractor or two); facts about {len(RELATIONS)} kinds
+of made-up subjects whose names are two words; years; successions among repetitions; passages, lists and names that
+are read twice (never random words); biographies; brackets and quotes; argument lists; reflexives, and some forty
+small ones. Documents are packed into rows that begin at random places. What comes next is seldom certain: receivers
+may be nameless, or somebody's sister.
+
+## Recipe
+
+    python models/english/train.py            # trains and saves; a run that is killed goes on
+    jaxinterp card english                    # measures, draws, writes this card
+
+AdamW (β₂ 0.98, weight decay 0.05 on matrices), gradient norm clipped at 1, 200 steps of warmup to 2e-3, then a cosine
+to 2e-4. The first steps, one in twenty-five, read only what is read twice: copying is found late otherwise, because
+few words of a sentence are copies. Flags: `--steps --seed --batch --attn-dropout --save-every --folder`. Weights
+along the way go to `snapshots/`.
+
+{training_text(record)}
+
+## Limits
+
+It has read nothing but these grammars: words outside them are `<unk>`, and sentences of other shapes are noise to it.
+Case matters: names begin with a capital, sentences do not, and a single capital is a letter of the alphabet."""

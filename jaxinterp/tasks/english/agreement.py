@@ -1,0 +1,196 @@
+"""Subject-verb agreement: "today , the dogs near the boy" -> are.
+
+The verb agrees with its subject and not with the nouns that stand between or before (Linzen et al. 2016, arXiv
+1611.01368), in the four structures of Marks et al. 2024 (arXiv 2403.19647). The opening decides which verb it is, so
+that there is one right next word.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+from jaxinterp.tasks.choices import Chooser
+from jaxinterp.tasks.english import vocabulary as v
+from jaxinterp.tasks.english.phrases import PHRASES
+from jaxinterp.tasks.english.vocabulary import Noun
+from jaxinterp.tasks.grammar import compose, fill, grammar
+from jaxinterp.tasks.pairs import PromptPair, draw_pairs
+from jaxinterp.tasks.splits import Split, in_split
+
+#: Which opening announces which verb, in both numbers; "does" stands for what the subject itself does.
+VERBS = {"NOW": ("is", "are"), "THEN": ("was", "were"), "SINCE": ("has", "have"), "OFTEN": ("does", "do")}
+
+#: Verbs that ask for an object: they agree with the subject of a relative clause.
+SEES = (
+    ("sees", "see"),
+    ("likes", "like"),
+    ("knows", "know"),
+    ("follows", "follow"),
+    ("needs", "need"),
+    ("fears", "fear"),
+    ("loves", "love"),
+    ("hears", "hear"),
+)
+
+#: Structure -> its noun phrases, the verb comes next. A and B are attractors; those of "held_out" stand in no training
+#: text. Only what says nothing about the subject's number may stand between it and its verb: a relative clause about
+#: the subject is in the past tense, one with a subject of its own agrees with that.
+STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
+    "simple": {
+        "train": ("ADJ SUBJECT", "ADJ SUBJECT ADVERB", "ADJ SUBJECT ADDED", "ADJ SUBJECT in LAND"),
+        "held_out": ("ADJ SUBJECT ADVERB ADDED", "ADJ SUBJECT of CITY"),
+    },
+    "across_pp": {
+        "train": (
+            *("ADJ SUBJECT NEAR ADJ A",) * 4,
+            "ADJ SUBJECT NEAR ADJ A ADDED",
+            *("ADJ SUBJECT NEAR ADJ A NEAR ADJ B",) * 2,
+            "ADJ SUBJECT NEAR ADJ A and ADJ B",
+        ),
+        "held_out": (
+            "ADJ SUBJECT ADVERB NEAR ADJ A",
+            "ADJ SUBJECT NEAR ADJ A in LAND",
+            "ADJ SUBJECT NEAR ADJ A NEAR ADJ B ADDED",
+        ),
+    },
+    "across_rc": {
+        "train": (
+            *("ADJ SUBJECT that ADJ A SEES",) * 2,
+            *("ADJ SUBJECT ADJ A SEES",) * 2,
+            "ADJ SUBJECT that CHASED ADJ A",
+            "ADJ SUBJECT that ADJ A NEAR ADJ B CHASED",
+            "ADJ SUBJECT ADJ A NEAR ADJ B CHASED",
+            "ADJ SUBJECT that CHASED ADJ A NEAR ADJ B",
+        ),
+        "held_out": (
+            "ADJ SUBJECT that ADVERB CHASED ADJ A",
+            "ADJ SUBJECT ADJ A ADVERB SEES",
+            "ADJ SUBJECT that CHASED ADJ A and ADJ B",
+        ),
+    },
+    "within_rc": {
+        "train": (
+            *("ADJ A that ADJ SUBJECT",) * 2,
+            *("ADJ A ADJ SUBJECT",) * 2,
+            "ADJ A that ADJ SUBJECT NEAR ADJ B",
+            "ADJ A NEAR ADJ B that ADJ SUBJECT",
+        ),
+        "held_out": ("ADJ A that ADJ SUBJECT ADVERB", "ADJ A NEAR ADJ B ADJ SUBJECT"),
+    },
+}
+
+RULES = PHRASES | grammar(
+    {
+        "NOW": ("today", "now", "right now", "at the moment", "this week", "this MONTH"),
+        "THEN": ("yesterday", "last week", "last night", "last WEEKDAY", "a long time ago"),
+        "SINCE": ("since yesterday", "since WEEKDAY", "since MONTH", "for a long time", "for many days"),
+        "OFTEN": ("every day", "every WEEKDAY", "every week", "most of the time", "every MONTH"),
+        "WHERE": (*(",",) * 3, "in LAND ,", ", in the opinion of NAME1 ,", ", said NAME1 ,"),
+        "BEFORE": ("", "LEAD", "LEAD", "NAME1 DID ."),
+        "ADJ": (*("the",) * 5, "the QUALITY", "the VQUALITY", "the COLOR"),
+        "NEAR": ("near", "behind", "beside", "next to", "in front of", "with", "across from", "by", "opposite"),
+        "CHASED": ("saw", "chased", "followed", "knew", "found", "liked", "met", "heard"),
+        "ADDED": (", of course ,", ", as they say ,", ", it seems ,"),
+    }
+)
+
+
+class Combination(NamedTuple):
+    """What a split holds out: a subject in a structure, before a kind of verb."""
+
+    subject: Noun
+    structure: str
+    verb: str
+
+
+@cache
+def combinations(split: Split) -> tuple[Combination, ...]:
+    """The combinations of a split. Each exists in every number and with every attractor.
+
+    Raises:
+      ValueError: a split that does not exist.
+
+    Example:
+      >>> combinations("train")[0].subject.plural
+      'dogs'
+    """
+    every = (Combination(*each) for each in product(v.NOUNS, STRUCTURES, VERBS))
+    return in_split(every, split, lambda each: (each.subject.singular, each.structure, each.verb))
+
+
+def draw_agreement(
+    choose: Chooser, split: Split = "train", structure: str | None = None, conflict: bool = False
+) -> PromptPair:
+    """One pair of `agreement`, drawn from a seeded chooser.
+
+    Example:
+      >>> from jaxinterp.tasks.choices import chooser
+      >>> pair = draw_agreement(chooser(0), structure="across_pp", conflict=True)
+      >>> sorted(pair.positions)
+      ['ATTRACTOR', 'END', 'SUBJECT']
+    """
+    while True:
+        subject, of, verb = choose(combinations(split))
+        text = choose(STRUCTURES[of][split]).split()
+        attractors = [role for role in ("A", "B") if role in text]
+        if structure in (None, of) and (attractors or not conflict):
+            break
+    number = choose((0, 1))
+    # Attractors of the other number are the harder half; where they have to be, at least one of them is.
+    numbers = {role: choose((0, 1)) for role in attractors}
+    while conflict and 1 - number not in numbers.values():
+        numbers = {role: choose((0, 1)) for role in attractors}
+    others = [noun for noun in v.NOUNS if noun is not subject]
+    roles: dict[str, str] = {role: choose(others)[numbers[role]] for role in attractors}
+    if "SEES" in text:  # it is A that sees
+        roles["SEES"] = choose(SEES)[numbers["A"]]
+    verbs = VERBS[verb]
+    if of == "within_rc":
+        verbs = choose(SEES)
+    elif verb == "OFTEN":
+        verbs = (subject.does, subject.do)
+
+    kept = {role: role for role in ("SUBJECT", "A", "B", "SEES")}
+    words = compose(["BEFORE", verb, "WHERE", *text], RULES, choose, kept)
+    positions = {"SUBJECT": words.index("SUBJECT"), "END": len(words) - 1}
+    if attractors:
+        positions["ATTRACTOR"] = max(words.index(role) for role in attractors)
+    return PromptPair(
+        clean=fill(words, roles | {"SUBJECT": subject[number]}),
+        corrupted=fill(words, roles | {"SUBJECT": subject[1 - number]}),
+        correct=verbs[number],
+        wrong=verbs[1 - number],
+        positions=positions,
+    )
+
+
+def agreement(
+    n: int, *, seed: int, split: Split = "train", structure: str | None = None, conflict: bool = False
+) -> list[PromptPair]:
+    """Prompts whose next word is a verb that agrees with a subject further back.
+
+    The corrupted prompt has the subject in the other number and is otherwise the same. Positions: `SUBJECT`,
+    `ATTRACTOR` (the last other noun that has a number, where there is one), and `END`.
+
+    Args:
+      n: how many.
+      seed: decides everything else; a longer list starts with the shorter one of the same seed.
+      split: a subject in this structure before this verb (`combinations`) is in one split only, and so is the form
+        of the noun phrase.
+      structure: "simple", "across_pp", "across_rc", "within_rc", or `None` for all four.
+      conflict: only prompts with at least one attractor of the other number.
+
+    Raises:
+      ValueError: an option that does not exist, conflict where there are no attractors, or a negative `n`.
+
+    Example:
+      >>> pair = agreement(1, seed=0, structure="across_rc", conflict=True)[0]
+      >>> pair.clean.split()[pair.positions["SUBJECT"]] == pair.corrupted.split()[pair.positions["SUBJECT"]]
+      False
+    """
+    if structure not in (None, *STRUCTURES):
+        raise ValueError(f"unknown structure {structure!r}; expected one of: {', '.join(STRUCTURES)}, None")
+    if conflict and structure == "simple":
+        raise ValueError("the structure 'simple' has no attractors: conflict=True asks for one that conflicts")
+    return draw_pairs(n, seed, lambda choose: draw_agreement(choose, split, structure, conflict))

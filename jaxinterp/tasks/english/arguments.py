@@ -1,0 +1,105 @@
+"""Argument lists: "def load ( files , size , mode ) : ... : param files : the cake : param" -> size.
+
+After the docstring circuit of Heimersheim and Janiak 2023: parameters are described in the order of the definition.
+"""
+
+from collections.abc import Mapping
+
+from jaxinterp.tasks.choices import Chooser
+from jaxinterp.tasks.english import vocabulary as v
+from jaxinterp.tasks.english.phrases import PHRASES
+from jaxinterp.tasks.grammar import compose, fill, grammar
+from jaxinterp.tasks.pairs import PromptPair, draw_pairs
+from jaxinterp.tasks.splits import Split, split_of
+
+#: How a parameter is announced.
+MARKS: Mapping[Split, tuple[str, ...]] = {
+    "train": (": param", "; argument", "- the value"),
+    "held_out": ("* parameter",),
+}
+
+RULES = PHRASES | grammar(
+    {
+        "BEFORE": ("", "LEAD", "LEAD"),
+        "FUNCTION": v.FUNCTIONS,
+        "DOES": (
+            "FUNCTION the QUALITY OBJECT .",
+            "FUNCTION and FUNCTION the PLURAL .",
+            "needs NUMBER coins .",
+            "a QUALITY tool .",
+        ),
+        "ABOUT": (
+            "the QUALITY OBJECT of the PERSON",
+            "NUMBER PLURAL of the PLACE",
+            "a COLOR OBJECT or more",
+            "the PERSON of CITY",
+            "THING and some FOOD , of course",
+        ),
+    }
+)
+
+
+def draw_arguments(choose: Chooser, split: Split = "train") -> PromptPair:
+    """One pair of `arguments`, drawn from a seeded chooser.
+
+    Example:
+      >>> from jaxinterp.tasks.choices import chooser
+      >>> draw_arguments(chooser(0)).correct in v.ARGUMENTS
+      True
+    """
+    count = choose((4, 5, 6, 7))
+    described = choose(range(1, count - 1))
+    while True:
+        names = [choose(v.ARGUMENTS) for _ in range(count)]
+        if len(set(names)) == count and split_of(names[described - 1], names[described]) == split:
+            break
+    mark = choose(MARKS[split])
+    # The contrast answer is one described already or one that comes later; whichever of the two has been named
+    # less often is named once more, so that neither counts nor order tell.
+    other = choose([i for i in range(1, count - 1) if i != described])
+    text = ["BEFORE", "def", "FUNCTION", "("]
+    for i in range(count):
+        text += [f"ARG{i}", ","]
+    text[-1:] = [")", ":", "DOES"]
+    again = choose(range(described)) if other < described else None
+    for i in range(described):
+        text += [mark, f"ARG{i}", ":", *(("like", f"ARG{described}") if i == again else ()), "ABOUT"]
+    text.append(mark)
+    words = compose(" ".join(text).split(), RULES, choose, {f"ARG{i}": f"ARG{i}" for i in range(count)})
+    roles = {f"ARG{i}": name for i, name in enumerate(names)}
+    swapped = roles | {f"ARG{described}": names[other], f"ARG{other}": names[described]}
+    return PromptPair(
+        clean=fill(words, roles),
+        corrupted=fill(words, swapped),
+        correct=names[described],
+        wrong=names[other],
+        positions={
+            "BEFORE": len(words) - 1 - words[::-1].index(f"ARG{described - 1}"),
+            "DEFINED": words.index(f"ARG{described}"),
+            "END": len(words) - 1,
+        },
+    )
+
+
+def arguments(n: int, *, seed: int, split: Split = "train") -> list[PromptPair]:
+    """Prompts whose next word is the next argument of a function's definition.
+
+    In the corrupted prompt the two answers have changed places. Positions: `BEFORE` (the argument that was described
+    last), `DEFINED` (the answer in the definition) and `END`.
+
+    Args:
+      n: how many.
+      seed: decides everything else; a longer list starts with the shorter one of the same seed.
+      split: the argument and the one before it, and how arguments are announced, are in one split only.
+
+    Raises:
+      ValueError: a split that does not exist, or a negative `n`.
+
+    Example:
+      >>> pair = arguments(1, seed=0)[0]
+      >>> pair.clean.split()[pair.positions["DEFINED"]] == pair.correct
+      True
+    """
+    if split not in MARKS:
+        raise ValueError(f"unknown split {split!r}; expected one of: {', '.join(MARKS)}")
+    return draw_pairs(n, seed, lambda choose: draw_arguments(choose, split))

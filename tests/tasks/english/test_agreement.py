@@ -1,0 +1,57 @@
+import pytest
+
+from jaxinterp.tasks.english import agreement
+from jaxinterp.tasks.english.agreement import SEES, STRUCTURES, VERBS, combinations
+from jaxinterp.tasks.english.vocabulary import NOUNS
+
+NUMBER = {word: number for noun in NOUNS for number, word in enumerate(noun[:2])}
+VERB_NUMBER = {verb: number for verbs in VERBS.values() for number, verb in enumerate(verbs)}
+VERB_NUMBER |= {verb: number for noun in NOUNS for number, verb in enumerate(noun[2:])}
+VERB_NUMBER |= {verb: number for verbs in SEES for number, verb in enumerate(verbs)}
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_the_answer_agrees_with_the_subject_in_both_prompts(split):
+    for pair in agreement(300, seed=0, split=split):
+        for text, verb in ((pair.clean, pair.correct), (pair.corrupted, pair.wrong)):
+            assert NUMBER[text.split()[pair.positions["SUBJECT"]]] == VERB_NUMBER[verb]
+        assert VERB_NUMBER[pair.correct] != VERB_NUMBER[pair.wrong]
+
+
+def test_the_corruption_changes_the_number_of_the_subject_alone():
+    forms = {frozenset(noun[:2]) for noun in NOUNS}
+    for pair in agreement(300, seed=1):
+        clean, corrupted = pair.clean.split(), pair.corrupted.split()
+        differ = [i for i, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if a != b]
+        assert differ == [pair.positions["SUBJECT"]]
+        assert {clean[differ[0]], corrupted[differ[0]]} in forms
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+@pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "simple"])
+def test_an_attractor_conflicts_where_it_has_to(structure, split):
+    for pair in agreement(200, seed=2, split=split, structure=structure, conflict=True):
+        subject = pair.positions["SUBJECT"]
+        words = pair.clean.split()
+        nouns = [NUMBER[word] for i, word in enumerate(words) if word in NUMBER and i != subject]
+        assert 1 - NUMBER[words[subject]] in nouns
+        assert (pair.positions["ATTRACTOR"] < subject) <= (structure == "within_rc")
+
+
+def test_structures_occur_about_as_often_and_can_be_asked_for():
+    for structure in STRUCTURES:
+        for pair in agreement(20, seed=3, structure=structure):
+            assert ("ATTRACTOR" in pair.positions) == (structure != "simple")
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match="unknown structure 'across'; expected one of: simple, across_pp"):
+        agreement(1, seed=0, structure="across")
+    with pytest.raises(ValueError, match="the structure 'simple' has no attractors"):
+        agreement(1, seed=0, structure="simple", conflict=True)
+
+
+def test_combinations_are_in_one_split():
+    train, held_out = set(combinations("train")), set(combinations("held_out"))
+    assert not train & held_out
+    assert 0.05 < len(held_out) / len(train) < 0.2

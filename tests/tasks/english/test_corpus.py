@@ -1,0 +1,127 @@
+from collections import Counter
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+
+from jaxinterp.tasks.english import (
+    agreement,
+    arguments,
+    facts_about,
+    greater_than,
+    indirect_objects,
+    interleaved_successions,
+    nesting,
+    reflexives,
+    word_tokenizer,
+)
+from jaxinterp.tasks.english.corpus import EVALUATED, HELD_OUT_OFFSET, MECHANISMS, batch, documents, words
+from jaxinterp.tasks.english.indirect_objects import name_pairs
+from jaxinterp.tasks.english.vocabulary import NAMES
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return list(islice(documents(0), 10_000))
+
+
+def test_documents_are_sentences_of_known_words(texts):
+    known = set(words())
+    assert all(known.issuperset(text.split()) for text in texts)
+    assert len(known) >= 1500
+    assert len(set(texts)) > 9000
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_every_mechanism_makes_texts_of_both_splits(mechanism):
+    known = set(words())
+    for split in ("train", "held_out"):
+        for text in islice(documents(1, split=split, mechanisms=(mechanism,)), 20):
+            assert known.issuperset(text.split())
+
+
+def test_mechanisms_are_many_and_few_are_common():
+    assert len(MECHANISMS) >= 50
+    assert len(set(MECHANISMS)) == len(MECHANISMS)
+
+
+def test_people_of_held_out_pairs_never_give_to_each_other():
+    held_out, names = set(name_pairs("held_out")), set(NAMES)
+    for text in islice(documents(2, mechanisms=("indirect_object",)), 2000):
+        people = tuple(names.intersection(text.split()))
+        assert len(people) > 2 or people not in held_out
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        agreement, arguments, facts_about, greater_than, indirect_objects, interleaved_successions, nesting, reflexives,
+    ],
+    ids=lambda task: task.__name__,
+)  # fmt: skip
+def test_held_out_prompts_are_never_answered_in_training(texts, task):
+    def beginnings(text):
+        split = text.split()
+        return {" ".join(split[:n]) for n in range(1, len(split) + 1)}
+
+    seen = set().union(*map(beginnings, texts))
+    answered = {f"{pair.clean} {pair.correct}" for pair in task(1000, seed=1, split="held_out")}
+    assert not seen & answered
+
+
+def test_shortcuts_do_not_always_hold(texts):
+    """Givers who were not named before, receivers without a name, runs that repeat."""
+    giving = list(islice(documents(3, mechanisms=("indirect_object",)), 1000))
+    assert any(" to the " in text for text in giving)
+    assert any("'s" in text for text in giving)
+    runs = list(islice(documents(3, mechanisms=("succession",)), 300))
+    assert any("monday monday" in text for text in runs)
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    ids = word_tokenizer().get_vocab()
+
+    def draw(step, seed=0, split="train"):
+        return batch(ids, step, seed=seed, size=16, n_ctx=64, split=split)
+
+    rows = draw(3)
+    assert rows.shape == (16, 65)
+    assert rows.dtype == np.int32
+    begins = (rows[:, 0] == ids["<bos>"]).mean()
+    assert 0 < begins < 1, "some rows begin in the middle of a text"
+    assert not np.isin(rows, [ids["<pad>"], ids["<unk>"]]).any()
+    np.testing.assert_array_equal(rows, draw(3))
+    for other in (draw(4), draw(3, seed=1), draw(3, split="held_out")):
+        assert (rows != other).any()
+
+
+def test_tasks_never_begin_at_held_out_offsets():
+    ids = word_tokenizer().get_vocab()
+    mechanisms = ("indirect_object", "filler", "sum")
+    rows = np.concatenate([batch(ids, s, seed=5, size=64, n_ctx=96, mechanisms=mechanisms) for s in range(8)])
+    gives = {ids[word] for word in ("gave", "handed", "passed", "showed", "offered", "brought", "sold")}
+    found = Counter()
+    for row in rows:
+        starts = np.flatnonzero(row == ids["<bos>"])
+        for start, end in pairwise(starts):
+            text = row[start:end].tolist()
+            if gives & set(text) and len(text) > 25:  # fillers are shorter
+                found[start % 8] += 1
+    assert set(mechanisms) & set(EVALUATED) == {"indirect_object"}
+    assert not found[HELD_OUT_OFFSET]
+    assert min(found[offset] for offset in range(8) if offset != HELD_OUT_OFFSET) > 0
+
+
+def test_an_incomplete_vocabulary_is_an_error():
+    with pytest.raises(KeyError):
+        batch({"<bos>": 0, "Mary": 1}, 0, seed=0, size=1, n_ctx=8)
+
+
+def test_mechanisms_can_be_chosen():
+    for text in islice(documents(0, mechanisms=("short_list_twice",)), 50):
+        first, again = text.removesuffix(" .").split(" and again ")
+        assert first == again
+    with pytest.raises(ValueError, match="unknown mechanism 'poems'"):
+        next(documents(0, mechanisms=("poems",)))
+    with pytest.raises(ValueError, match="unknown split 'test'"):
+        next(documents(0, split="test"))
