@@ -313,7 +313,8 @@ def report(result: dict[str, Any]) -> str:
     ]
     text = "jaxinterp; share: of the matrix product rate, by what the patches need\n\n" + table(head, rates)
     text += "\n\n" + "; ".join(
-        f"a plain forward in the shape of {name}: {share:.0%}" for name, share in result["forward_share"].items()
+        f"a plain forward in the shape of {name}: {share:.0%}"
+        for name, share in result.get("forward_share", {}).items()
     )
     if ratios:
         head = ["sweep", "prompts differ", "peer", "s", "timed on", "difference", "x per asked", "x per run"]
@@ -328,7 +329,13 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=Path("~/.cache/jaxinterp-benchmarks"))
     parser.add_argument("--peers", nargs="*", choices=[p.name for p in PEERS], default=[p.name for p in PEERS])
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
+    parser.add_argument(
+        "--report", type=Path, help="print the tables of an earlier run's sweep.json, and measure nothing"
+    )
     options = parser.parse_args()
+    if options.report is not None:
+        print(report(json.loads(options.report.read_text())))
+        return
     peers = [peer for peer in PEERS if peer.name in options.peers]
     pythons = {peer.name: environment(peer, options.environments) for peer in peers}
 
