@@ -24,6 +24,24 @@ for max_bytes in (None, 1):
     spread = ji.activation_patching(model, *committed, mesh=mesh, max_bytes=max_bytes, **run)
     np.testing.assert_allclose(spread, ji.activation_patching(model, params, base, source, **run), atol=1e-4)
 
+# other techniques, and sweeps on top of edits
+asks = (
+    lambda **how: ji.ablation(
+        model, params, base, site="mlp_out", over=("layer", "pos"), metric=ji.logit_diff(1, 2), **how),
+    lambda **how: ji.activation_patching(
+        model, params, base, source, base_interventions={"attn_out": ji.scale(0.5, ji.at(layer=0))}, **run, **how),
+    lambda **how: ji.path_patching(model, params, base, source, senders={"z": ji.at()}, receivers={"k_input": ji.at()},
+        over=("sender_layer", "sender_head", "receiver_layer"), metric=ji.logit_diff(1, 2), **how),
+)
+for ask in asks:
+    np.testing.assert_allclose(ask(mesh=mesh), ask(), atol=1e-4)
+
+# parameters that lie on a mesh of explicit axes, without a word about it to the sweep
+explicit = jax.device_put(params, NamedSharding(jax.make_mesh((8,), ("d",)), P()))
+np.testing.assert_allclose(
+    ji.activation_patching(model, explicit, base, source, **run),
+    ji.activation_patching(model, params, base, source, **run), atol=1e-4)
+
 # prompts and interventions spread over devices in a user's own jit
 logits, cache = model.apply(params, base, capture=("z",))
 edits = {"z": ji.replace(cache["z"][:, ::-1], ji.at(layer=1, head=[0, 3], pos=-1))}

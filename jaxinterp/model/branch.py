@@ -64,59 +64,60 @@ def branches(
         """How many cells edit a layer below this one."""
         return jnp.sum(layers < layer)
 
-    def edited(cell: Any, layer: Any) -> jax.Array:
+    def edited(cell: Any, layer: Any, arrays: Any) -> jax.Array:
         """A cell's stream after the block that it edits."""
         edits = write(cell)
         blocks = Blocks(config, sites, params, run, joined(standing, edits), {}, start_pos)
         if standing or "z" not in run.cache:
-            return blocks.step(layer, entering(run, layer, start_pos))[0]
-        return _edited_block(blocks, run, edits, layer)
+            return blocks.step(layer, entering(run, layer, start_pos), arrays=arrays)[0]
+        return _edited_block(blocks, run, edits, layer, arrays)
 
     def pass_block(layer: Any, x: jax.Array, out: jax.Array, only: jax.Array | None) -> jax.Array:
         """`x` [cell, batch, row, d_model] after a block, written to `out`; of `only` these rows.
 
         The last tile takes some cells along that have not begun; what it makes of them is overwritten when they do.
         """
-        own = after.layer(layer)
+        arrays = after.arrays(layer)
 
         def plain(number: jax.Array, out: jax.Array) -> jax.Array:
             # where a block is written to its input, tiles are apart, so that none has been overwritten
             part = jax.lax.dynamic_slice_in_dim(out if only is None else x, number * tile, tile)
-            part = jax.vmap(lambda x: after.step(layer, x, only, own=own)[0])(part)
+            part = jax.vmap(lambda x: after.step(layer, x, only, arrays=arrays)[0])(part)
             return jax.lax.dynamic_update_slice_in_dim(out, part, number * tile, 0)
 
         def begin(number: jax.Array, out: jax.Array) -> jax.Array:
             first = begun(layer) + number * group
             which = jnp.minimum(first + jnp.arange(group), n - 1)
-            part = jax.vmap(edited, (0, None))(jax.tree.map(lambda leaf: leaf[which], cells), layer)
+            part = jax.vmap(edited, (0, None, None))(jax.tree.map(lambda leaf: leaf[which], cells), layer, arrays)
             part = part if only is None else jax.vmap(take_rows, (0, None))(part, only)
             return jax.lax.dynamic_update_slice_in_dim(out, part, first, 0)
 
         out = jax.lax.fori_loop(0, _over(begun(layer), tile), plain, out)
         return jax.lax.fori_loop(0, _over(begun(layer + 1) - begun(layer), group), begin, out)
 
-    shape = jax.eval_shape(lambda: entering(run, 0, start_pos))
-    # as many more as the last group may write beyond the end
-    x = jnp.zeros((n + group, *shape.shape), shape.dtype)
+    def buffer(one: jax.Array) -> jax.Array:
+        """Zeros for every cell, and for those that the last group may write beyond the end; where `one` lies."""
+        return jnp.broadcast_to(jnp.zeros_like(one), (n + group, *one.shape))
+
+    first = entering(run, 0, start_pos)
+    x = buffer(first)
     end = config.n_layers if standing else last
     x = jax.lax.fori_loop(layers[0], end, lambda layer, x: pass_block(layer, x, x, None), x)
     if not standing:
-        read = jax.eval_shape(lambda: take_rows(x[0], rows))
-        x = pass_block(last, x, jnp.zeros((n + group, *read.shape), read.dtype), rows)
+        x = pass_block(last, x, buffer(take_rows(first, rows)), rows)
 
     def read_off(x: jax.Array) -> jax.Array:
         if standing:
             return score(after.logits(x, positions, columns))
         return score(unembed(config, params, x, after.outside, columns))
 
-    scores = jax.eval_shape(read_off, x[0])
+    scores = buffer(first[:, 0, 0].astype(jax.eval_shape(read_off, x[0]).dtype))
 
     def finish(number: jax.Array, out: jax.Array) -> jax.Array:
         part = jax.vmap(read_off)(jax.lax.dynamic_slice_in_dim(x, number * tile, tile))
         return jax.lax.dynamic_update_slice_in_dim(out, part, number * tile, 0)
 
-    out = jnp.zeros((n, *scores.shape), scores.dtype)
-    return jax.lax.fori_loop(0, _over(begun(config.n_layers), tile), finish, out)
+    return jax.lax.fori_loop(0, _over(begun(config.n_layers), tile), finish, scores)[:n]
 
 
 def _over(count: jax.Array, size: int) -> jax.Array:
@@ -124,7 +125,7 @@ def _over(count: jax.Array, size: int) -> jax.Array:
     return (count + size - 1) // size
 
 
-def _edited_block(blocks: Blocks, run: Run, edits: Edits, layer: Any) -> jax.Array:
+def _edited_block(blocks: Blocks, run: Run, edits: Edits, layer: Any, arrays: Any) -> jax.Array:
     """The stream after the block that is edited, from what the run knows of it.
 
     Edits of `z` and what follows start behind the heads. Of an edit to one head's inputs, only that head (its group,
@@ -132,15 +133,15 @@ def _edited_block(blocks: Blocks, run: Run, edits: Edits, layer: Any) -> jax.Arr
     """
     config, sites, start = blocks.config, blocks.sites, blocks.start_pos
     names = list(sites)
-    weights, _, tap, _ = blocks.layer(layer)
+    weights, _, tap, _ = blocks.layer(layer, arrays)
     x = entering(run, layer, start)
     heads = jax.lax.dynamic_index_in_dim(run.cache["z"], layer, keepdims=False)[:, start:]
     site, where = _single(edits)
     behind = all(names.index(name) >= names.index("z") for name in edits)
     if not behind:
         if where is None or not _is_scalar(where.index.get("head")) or config.qk_norm == "all":
-            return blocks.step(layer, x)[0]
-        heads = _with_one_group(blocks, heads, x, site, layer)
+            return blocks.step(layer, x, arrays=arrays)[0]
+        heads = _with_one_group(blocks, heads, x, site, layer, arrays)
     row = None if where is None or not (behind or site in QUERY_SITES) else _single_row(where)
     if row is None:
         return after_heads(config, weights, x, heads, tap)
@@ -152,7 +153,7 @@ def _edited_block(blocks: Blocks, run: Run, edits: Edits, layer: Any) -> jax.Arr
     return out.at[at].set(new)
 
 
-def _with_one_group(blocks: Blocks, heads: jax.Array, x: jax.Array, site: str, layer: Any) -> jax.Array:
+def _with_one_group(blocks: Blocks, heads: jax.Array, x: jax.Array, site: str, layer: Any, arrays: Any) -> jax.Array:
     """Every head's output, those of one group of heads (that share keys and values) computed anew, under the edit.
 
     The group is a small model of its own: its heads, and what the layer holds for them.
@@ -161,7 +162,7 @@ def _with_one_group(blocks: Blocks, heads: jax.Array, x: jax.Array, site: str, l
       heads: [batch, rows, head, d_head], all of them, without the edit. x: [batch, rows, d_model], what they read.
     """
     config, axes = blocks.config, blocks.sites[site].axes[1:]
-    weights, data, tap, prefix = blocks.layer(layer)
+    weights, data, tap, prefix = blocks.layer(layer, arrays)
     (one,) = tap.edits[site]
     assert one.where is not None
     size = 1 if "kv_head" in axes else config.groups

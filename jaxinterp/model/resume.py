@@ -75,31 +75,33 @@ class Blocks:
             tokens = run.tokens[:, start_pos:]
             _, self.place = embed(config, params, tokens, token_positions(self.geometry), self.outside)
         self.inside = {name: where for name, where in capture.items() if sites[name].per_layer}
-        by_layer, self.shared = split_layers(edits, sites)
+        self.by_layer, self.shared = split_layers(edits, sites)
         self.stacked = (
             {name: params[name] for name in block_names(config)},
             {name: jnp.asarray(d) for name, d in layer_data(config).items()},
-            by_layer,
             (run.k, run.v),
         )
 
-    def layer(self, layer: Any) -> tuple[Params, dict[str, Any], Tap, Any]:
-        """(weights, data, tap, prefix) of one layer, an int or traced.
+    def arrays(self, layer: Any) -> Any:
+        """What one layer, an int or traced, has of its own whatever the edits: weights, data, cached keys and values.
 
         Indexed, not scanned: the loop may start anywhere.
         """
-        weights, data, edits, kv = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), self.stacked
-        )
-        tap = Tap(self.sites, self.geometry, at_layer(edits, self.shared), self.inside, layer)
+        return _entry(self.stacked, layer)
+
+    def layer(self, layer: Any, arrays: Any = None) -> tuple[Params, dict[str, Any], Tap, Any]:
+        """(weights, data, tap, prefix) of one layer; `arrays` are its own, if they are at hand."""
+        weights, data, kv = self.arrays(layer) if arrays is None else arrays
+        edits = at_layer(_entry(self.by_layer, layer), self.shared)
+        tap = Tap(self.sites, self.geometry, edits, self.inside, layer)
         prefix = tuple(cached[:, : self.start_pos] for cached in kv) if self.start_pos else None
         return weights, data, tap, prefix
 
     def step(
-        self, layer: Any, x: jax.Array, queries: jax.Array | None = None, *, own: tuple[Any, ...] | None = None
+        self, layer: Any, x: jax.Array, queries: jax.Array | None = None, *, arrays: Any = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """(the stream after one block, what was captured in it); `own` is what `layer` gave, if it is at hand."""
-        weights, data, tap, prefix = own or self.layer(layer)
+        """(the stream after one block, what was captured in it)."""
+        weights, data, tap, prefix = self.layer(layer, arrays)
         x, _ = block(self.config, weights, data, x, self.place, self.geometry, tap, prefix, queries=queries)
         return x, tap.captured
 
@@ -114,6 +116,11 @@ class Blocks:
             return gather_rows(logits, positions, self.geometry) if late else logits
         logits = gather_rows(unembed(self.config, self.params, x, self.outside), positions, self.geometry)
         return take_columns(logits, columns)
+
+
+def _entry(tree: Any, layer: Any) -> Any:
+    """One layer's entry of everything that is stacked by layer."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), tree)
 
 
 def entering(run: Run, layer: Any, start_pos: int) -> jax.Array:

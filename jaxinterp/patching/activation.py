@@ -81,7 +81,7 @@ def activation_patching(
       mask: as in `apply`, for tokens given as arrays.
       base_interventions, source_interventions: edits under which the two runs stand.
       mesh: devices over which the cells are spread; parameters are replicated.
-      max_bytes: memory for a chunk of cells, beside the parameters and the runs of one batch; by default 64 MiB on
+      max_bytes: memory for a chunk of cells, beside the parameters and the runs of one batch; by default 80 MiB on
         CPUs, a quarter of what is free on an accelerator. A smaller one also means fewer prompts in a batch.
       progress: a bar with rate and time left; by default shown if the sweep takes more than a second.
       resume: a folder in which finished chunks are kept. After a kill, the same call goes on where it stopped, with a

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxinterp.metrics import Metric
 from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.params import block_names
 from jaxinterp.model.run import n_positions_read
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer
@@ -45,7 +46,7 @@ class Cost:
         run whole, from the first that any cell of a chunk edits.
       behind, one_head: of cells that run apart, whether they start behind the heads of the block they edit, and whether
         they edit one head alone.
-      itemsize: bytes of one number.
+      itemsize: bytes of one number. weights: bytes of one layer's weights, where they are known.
       sites: those that are patched.
     """
 
@@ -58,6 +59,7 @@ class Cost:
     behind: bool
     one_head: bool
     itemsize: int
+    weights: int
     sites: tuple[str, ...]
 
     @property
@@ -150,9 +152,13 @@ def cost_of(
     if resumes:
         n_read = n_positions_read(metric.positions, geometry)
         n_columns = n_columns if metric.columns is None else np.shape(metric.columns)[-1]
+    weights = 0
+    if isinstance(model, Transformer):
+        leaves_of = [leaf for name, leaf in params.items() if name in block_names(model.config)]
+        weights = sum(leaf.nbytes for leaf in leaves_of) // model.config.n_layers
     behind = resumes and isinstance(model, Transformer) and all(order.index(s) >= order.index("z") for s in sites)
     return Cost(
         model=model, batch=geometry.batch, n_pos=geometry.pos, n_read=n_read, n_columns=n_columns or 1,
         apart=resumes and one_layer and isinstance(model, Transformer), behind=behind, one_head=one_head,
-        itemsize=max([4, *(leaf.dtype.itemsize for leaf in leaves)]), sites=tuple(sites),
+        weights=weights, itemsize=max([4, *(leaf.dtype.itemsize for leaf in leaves)]), sites=tuple(sites),
     )  # fmt: skip

@@ -233,10 +233,13 @@ def _resumed_metric(
 def _observed_together(
     model: Any, params: Any, tokens: tuple[Any, Any], masks: Any, metric: Metric, names: tuple[str, ...]
 ) -> Any:
-    """What `_observed` gives for each of two batches without edits, every weight read once for both."""
+    """(a run, the named sites' activations, the metric) of the first batch and, of the second, the last two.
+
+    Neither has edits; every weight is read once for both.
+    """
     stacked = jnp.stack(tokens), None if masks is None else jnp.stack(masks)
     both = jax.vmap(lambda tokens, mask: _observed(model, params, tokens, mask, {}, metric, names))(*stacked)
-    return jax.tree.map(lambda leaf: leaf[0], both), jax.tree.map(lambda leaf: leaf[1], both)
+    return jax.tree.map(lambda leaf: leaf[0], both), jax.tree.map(lambda leaf: leaf[1], both[1:])
 
 
 def can_resume(model: Any, metric: Metric, names: tuple[str, ...], edits: Any) -> bool:
@@ -277,14 +280,19 @@ def observe(model: Any, params: Any, prompts: Prompts, edits: Any, metric: Metri
 def observe_pair(
     model: Any, params: Any, base: Prompts, source: Prompts, metric: Metric, names: tuple[str, ...]
 ) -> tuple[Observed, Observed] | None:
-    """What `observe` gives for a base and a source run without edits; None where they have to run apart."""
+    """What `observe` gives for a base and a source run without edits; None where they run apart.
+
+    Many rows do: for them reading the weights once more is nothing, and both runs at once would take memory.
+    """
     alike = np.shape(base.tokens) == np.shape(source.tokens) and (base.mask is None) == (source.mask is None)
     if not (isinstance(model, Transformer) and alike and can_resume(model, metric, names, {})):
         return None
+    if run_bytes(model, 4, Geometry(*np.shape(base.tokens)), _with_heads(names)) > RUN_BYTES // 16:
+        return None
     masks = None if base.mask is None else (base.mask, source.mask)
     both = _observed_together(model, params, (base.tokens, source.tokens), masks, metric, _with_heads(names))
-    first, second = ((run, cache, np.asarray(values)) for run, cache, values in both)
-    return first, second
+    (run, cache, values), (theirs, their_values) = both
+    return (run, cache, np.asarray(values)), (None, theirs, np.asarray(their_values))
 
 
 def _with_heads(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -300,12 +308,17 @@ def cost_of_cells(sweep: Sweep, geometry: Geometry) -> Cost:
     )  # fmt: skip
 
 
+def run_bytes(model: Any, itemsize: int, geometry: Geometry, names: Sequence[str]) -> int:
+    """What a run of so many prompts, of so many tokens, keeps: what resuming needs, and the named sites."""
+    sites, kept = model.sites, ("resid_pre", "k", "v", *names)
+    return itemsize * sum(int(np.prod(sites[n].shape(geometry.batch, geometry.pos))) for n in kept if n in sites)
+
+
 def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
     """The prompts that run together: as many as fit half of the budget with their runs, and a quarter with one cell."""
     one = Geometry(1, np.shape(sweep.base.tokens)[1])
     cost = cost_of_cells(sweep, one)
-    sites, kept = sweep.model.sites, ("resid_pre", "k", "v", "z", *sweep.kept)
-    run = cost.itemsize * sum(int(np.prod(sites[name].shape(1, one.pos))) for name in kept if name in sites)
+    run = run_bytes(sweep.model, cost.itemsize, one, ("z", *sweep.kept))
     size = max(1, min((options.max_bytes or RUN_BYTES) // 2 // run, options.budget // 4 // cost.bytes(0)))
     operations = sweep.draws * sweep.n_cells * cost.operations(0, 0) / one.pos if cost.known else np.inf
     if sweep.whole:

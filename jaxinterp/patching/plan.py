@@ -35,7 +35,7 @@ class Program:
         apart.
       apart: whether every cell edits one layer, and starts with it; else all of a chunk start where the first does.
       operations: what that takes.
-      bytes: of one chunk.
+      bytes: of one chunk, with the weights that are sliced out for it.
     """
 
     start_pos: int
@@ -153,7 +153,8 @@ def _apart(layers: np.ndarray, start: int, cost: Cost, max_bytes: int, n_devices
     program = Program(
         start_pos=start, size=size, tiles=tiles, group=chunk_size(by_layer, each, 1),
         cells=len(layers), layers=(int(values[0]), int(values[-1])), spans=(), apart=True, operations=0.0,
-        bytes=each * (cost.bytes(start) + tiles * cost.stream(start)),
+        # and the weights of two layers: the one that cells pass, and the last
+        bytes=each * (cost.bytes(start) + tiles * cost.stream(start)) + 2 * cost.weights,
     )  # fmt: skip
     return dataclasses.replace(program, operations=operations_of(program, cost, layers))
 
