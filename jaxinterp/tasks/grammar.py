@@ -62,7 +62,7 @@ def compose(
       >>> from jaxinterp.tasks.choices import chooser
       >>> rules = grammar({"NAME": ("Tom", "Anna")})
       >>> " ".join(compose("NAME1 saw NAME2 and NAME2 saw NAME1".split(), rules, chooser(0)))
-      'Anna saw Tom and Tom saw Anna'
+      'Tom saw Anna and Anna saw Tom'
     """
     roles = {} if roles is None else roles
     words: list[str] = []

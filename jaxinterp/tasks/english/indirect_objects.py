@@ -130,8 +130,8 @@ def draw_indirect_object(
 
     Example:
       >>> from jaxinterp.tasks.choices import chooser
-      >>> draw_indirect_object(chooser(28)).positions["S2"]
-      13
+      >>> draw_indirect_object(chooser(28)).correct
+      'Bruno'
     """
     receiver, giver = choose(name_pairs(split))
     classic = mentions == "pair"

@@ -140,7 +140,7 @@ def write(
     Example:
       >>> from jaxinterp.tasks.choices import chooser
       >>> " ".join(write("NAME1 lost HIS1 OBJECT1 .".split(), chooser(3)))
-      'Rolf lost his shield .'
+      'Audrey lost her jacket .'
     """
     roles = {} if roles is None else roles
     words = compose(text, rules, choose, roles, companions)

@@ -292,7 +292,7 @@ def draw_template(mechanism: str, choose: Chooser) -> list[str]:
     Example:
       >>> from jaxinterp.tasks.choices import chooser
       >>> " ".join(draw_template("tense", chooser(1)))
-      'tomorrow the runner will listen .'
+      'tomorrow the lawyer will cook .'
     """
     words = []
     roles: dict[str, str] = {}
