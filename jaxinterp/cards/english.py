@@ -403,13 +403,12 @@ may be nameless, or somebody's sister.
 
 ## Recipe
 
-    python models/english/train.py            # trains and saves; a run that is killed goes on
-    jaxinterp card english                    # measures, draws, writes this card
+    python models/english/next.py             # trains and saves; a run that is killed goes on
 
-AdamW (β₂ 0.98, weight decay 0.05 on matrices), gradient norm clipped at 1, 200 steps of warmup to 2e-3, then a cosine
-to 2e-4. The first steps, one in twenty-five, read only what is read twice: copying is found late otherwise, because
-few words of a sentence are copies. Flags: `--steps --seed --batch --attn-dropout --save-every --folder`. Weights
-along the way go to `snapshots/`.
+AdamW (β₂ 0.98, weight decay 0.05 on matrices), gradient norm clipped at 1, 100 steps of warmup to 2e-3, then a
+cosine to 2e-4. The first fifth of the steps reads only short lists that are read twice: copying is found late
+otherwise, because few words of a sentence are copies. Flags: `--steps --seed --batch --attn-dropout --save-every
+--folder`. Weights along the way go to `snapshots/`.
 
 {training_text(record)}
 

@@ -28,7 +28,7 @@ SNAPSHOTS = (100, 200, 300, 400, 500, 600, 700, 900, 1200, 1600, 2000, 2500)
 
 
 def main() -> None:
-    """Trains and saves the model with the record of its training; `jaxinterp card` measures it."""
+    """Trains and saves the model with the record of its training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--steps", type=int, default=2900, help="training steps")
     parser.add_argument("--seed", type=int, default=0, help="decides the initial weights, the corpus and the dropout")
