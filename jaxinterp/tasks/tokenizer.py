@@ -1,5 +1,8 @@
 """The tokenizer of the tasks: one token per word."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from jaxinterp.tasks.corpus import words
@@ -20,10 +23,20 @@ def word_tokenizer() -> Tokenizer:
       >>> tokenizer.decode(tokenizer.encode("Mary gave a drink").ids)
       'Mary gave a drink'
     """
-    ids = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *words()))}
+    return word_level(words(), pre_tokenizers.Whitespace())
+
+
+def word_level(words: Sequence[str], splitter: Any) -> Tokenizer:
+    """A tokenizer with `<bos>` first, then one token for each of these words where `splitter` finds them.
+
+    Example:
+      >>> word_level(("a", "b"), pre_tokenizers.Whitespace()).encode("b a c").tokens
+      ['<bos>', 'b', 'a', '<unk>']
+    """
+    ids = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *words))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = splitter
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", ids["<bos>"])]
     )

@@ -1,6 +1,7 @@
 """A corpus of more than fifty mechanisms, and the tasks among them: what the next `english` is trained and measured on.
 
-Every task has held-out sentences that no shortcut answers (`jaxinterp/cards/shortcuts.py`). The built-in `english` does
+Every task has held-out sentences made so that shortcuts do not answer them, and a gate that measures it
+(`jaxinterp/cards/shortcuts.py`). The built-in `english` does
 not know these words yet; it is trained on `ji.tasks.indirect_objects` and its neighbours.
 """
 
@@ -12,7 +13,7 @@ from jaxinterp.tasks.english.greater_than import greater_than
 from jaxinterp.tasks.english.indirect_objects import indirect_objects
 from jaxinterp.tasks.english.nesting import nesting
 from jaxinterp.tasks.english.reflexives import reflexives
-from jaxinterp.tasks.english.successions import interleaved_successions, successions
+from jaxinterp.tasks.english.successions import interleaved_successions
 from jaxinterp.tasks.english.tokenizer import word_tokenizer
 
 __all__ = [
@@ -26,6 +27,5 @@ __all__ = [
     "interleaved_successions",
     "nesting",
     "reflexives",
-    "successions",
     "word_tokenizer",
 ]

@@ -33,20 +33,13 @@ from jaxinterp.tasks.english.phrases import PHRASES, companions, write
 from jaxinterp.tasks.english.reflexives import RULES as REFLEXIVES_RULES
 from jaxinterp.tasks.english.reflexives import TEMPLATES as REFLEXIVES_TEMPLATES
 from jaxinterp.tasks.english.reflexives import draw_reflexive
-from jaxinterp.tasks.english.successions import (
-    CARRIERS,
-    SERIES,
-    TRACK_RULES,
-    TRACKS,
-    draw_succession,
-    draw_tracks,
-    items,
-)
-from jaxinterp.tasks.english.successions import GRAMMAR as SUCCESSIONS_GRAMMAR
+from jaxinterp.tasks.english.successions import TRACK_RULES, TRACKS, draw_tracks
 from jaxinterp.tasks.english.templates import RULES as TEMPLATE_RULES
 from jaxinterp.tasks.english.templates import TEMPLATES, draw_template
 from jaxinterp.tasks.grammar import compose, expand, grammar, is_symbol, terminals
 from jaxinterp.tasks.splits import Split
+from jaxinterp.tasks.successions import CARRIERS, SERIES, draw_succession, items
+from jaxinterp.tasks.successions import GRAMMAR as SUCCESSIONS_GRAMMAR
 
 RULES = PHRASES | grammar(
     {

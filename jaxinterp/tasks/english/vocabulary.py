@@ -1,6 +1,10 @@
 """The words the tasks are made of, by kind. Words that glue sentences together stand in the grammars."""
 
-from typing import NamedTuple
+from jaxinterp.tasks.vocabulary import LETTERS as LETTERS
+from jaxinterp.tasks.vocabulary import MONTHS as MONTHS
+from jaxinterp.tasks.vocabulary import NUMBERS as NUMBERS
+from jaxinterp.tasks.vocabulary import WEEKDAYS as WEEKDAYS
+from jaxinterp.tasks.vocabulary import Noun as Noun
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -103,27 +107,10 @@ DEGREES = tuple(
     """.strip().splitlines()
 )
 
-WEEKDAYS = _words("monday tuesday wednesday thursday friday saturday sunday")
-MONTHS = _words("january february march april may june july august september october november december")
-NUMBERS = _words("""
-    one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-    eighteen nineteen twenty
-""")
 ORDINALS = _words("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
-LETTERS = _words("A B C D E F G H I J K L M N O P Q R S T U V W X Y Z")
 #: Years are two words, century and year: "17 32".
 CENTURIES = _words("11 12 13 14 15 16 17 18")
 YEARS = tuple(f"{year:02d}" for year in range(100))
-
-
-class Noun(NamedTuple):
-    """A noun in both numbers, and what it does in both numbers."""
-
-    singular: str
-    plural: str
-    does: str
-    do: str
-
 
 NOUNS = tuple(
     Noun(*line.split())

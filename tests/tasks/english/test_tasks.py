@@ -21,7 +21,7 @@ from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.facts import facts
 from jaxinterp.tasks.english.indirect_objects import MENTIONS
 from jaxinterp.tasks.english.nesting import CLOSERS
-from jaxinterp.tasks.english.successions import SERIES
+from jaxinterp.tasks.successions import SERIES
 
 TASKS = [
     agreement, arguments, facts_about, greater_than, indirect_objects, interleaved_successions, nesting, reflexives,
