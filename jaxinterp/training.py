@@ -89,6 +89,34 @@ def scaled_init(model: Transformer, seed: int) -> Params:
     return {name: weight * factor if name.startswith("W_") else weight for name, weight in params.items()}
 
 
+def sinusoidal_init(model: Transformer, seed: int, scale: float) -> Params:
+    """Initial weights as `scaled_init`'s, with sinusoids for positions in dimensions that tokens keep clear of.
+
+    Positions take the first quarter of the dimensions: sines and cosines with wavelengths from 3 tokens to twice the
+    context. Going one position on is then the same rotation everywhere, so that one head can learn to look one token
+    back; positions drawn at random would have to be arranged first.
+
+    Args:
+      model: with a position embedding. seed: of the other weights.
+      scale: the sinusoids' amplitude.
+
+    Example:
+      >>> from jaxinterp.training import sinusoidal_init
+      >>> weights = sinusoidal_init(model, seed=0, scale=1.0)
+      >>> bool((weights["W_E"][:, :8] == 0).all())
+      True
+    """
+    params = scaled_init(model, seed)
+    width = model.config.d_model // 8 * 2
+    wavelengths = np.geomspace(3, 2 * model.config.n_ctx, width // 2)
+    angles = 2 * np.pi * np.arange(model.config.n_ctx)[:, None] / wavelengths
+    place = scale * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    return params | {
+        "W_pos": jax.numpy.zeros_like(params["W_pos"]).at[:, :width].set(place),
+        "W_E": params["W_E"].at[:, :width].set(0.0),
+    }
+
+
 def train(
     loss: Callable[[Params, Any, jax.Array], jax.Array],
     params: Params,

@@ -68,7 +68,7 @@ def main() -> None:
 
     def loss(params: Params, batch: Any, key: jax.Array) -> jax.Array:
         tokens, mask, label = batch
-        logits, _ = model.apply(params, tokens, mask=mask)
+        logits, _ = model.apply(params, tokens, mask=mask, unroll=CONFIG.n_layers)
         return optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], label).mean()
 
     def batches(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,8 +10,6 @@ import hashlib
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from evaluate import corpus_of, write_card
 from tqdm import tqdm
@@ -20,7 +18,7 @@ import jaxinterp as ji
 from jaxinterp.cards.induction import head_scores
 from jaxinterp.io import checkpoints
 from jaxinterp.tasks.text import byte_pair_tokenizer, random_windows, tokenize_documents
-from jaxinterp.training import adamw, scaled_init, train
+from jaxinterp.training import adamw, sinusoidal_init, train
 
 WEIGHT_DECAY = 0.1
 
@@ -32,31 +30,6 @@ POSITION_SCALE = 4.0
 
 #: Steps between looks at the heads, so that a run shows when they form.
 LOOK_EVERY = 500
-
-
-def sinusoids(n_ctx: int, width: int) -> np.ndarray:
-    """Sines and cosines of the position, `[n_ctx, width]`, with wavelengths from 3 tokens to twice the context.
-
-    Going one position on is the same rotation everywhere, so a single head can learn to look one token back.
-    """
-    wavelengths = np.geomspace(3, 2 * n_ctx, width // 2)
-    angles = 2 * np.pi * np.arange(n_ctx)[:, None] / wavelengths
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-
-def initial_params(model: ji.Transformer, seed: int) -> dict[str, jax.Array]:
-    """Initial weights: positions are sinusoids in the first quarter of the dimensions, which tokens keep clear of.
-
-    Positions drawn at random would have to be arranged first: the 32 dimensions of a head cannot match hundreds
-    of unrelated vectors with their neighbours.
-    """
-    params = scaled_init(model, seed)
-    width = model.config.d_model // 8 * 2
-    place = sinusoids(model.config.n_ctx, width)
-    return params | {
-        "W_pos": jnp.zeros_like(params["W_pos"]).at[:, :width].set(POSITION_SCALE * place),
-        "W_E": params["W_E"].at[:, :width].set(0.0),
-    }
 
 
 def main() -> None:
@@ -97,7 +70,7 @@ def main() -> None:
     model = ji.Transformer(config)
 
     def loss(params: dict[str, jax.Array], rows: jax.Array, key: jax.Array) -> jax.Array:
-        logits, _ = model.apply(params, rows[:, :-1])
+        logits, _ = model.apply(params, rows[:, :-1], unroll=config.n_layers)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:])
         return losses.mean(where=rows[:, 1:] != stream.bos)  # `<bos>` fills up the rows of short files
 
@@ -115,7 +88,7 @@ def main() -> None:
     }
     params, record = train(
         loss,
-        initial_params(model, args.seed),
+        sinusoidal_init(model, args.seed, POSITION_SCALE),
         lambda step: random_windows(stream, step, seed=args.seed, size=args.batch, n_ctx=args.n_ctx),
         adamw(args.steps, args.learning_rate, weight_decay=WEIGHT_DECAY),
         steps=args.steps,

@@ -451,13 +451,26 @@ def _list_twice(choose: Chooser, split: Split) -> list[str]:
     ]
 
 
-def _short_list_twice(choose: Chooser, split: Split) -> list[str]:
-    """Two to six names or things and the same again, with nothing else to know: not in texts, but to begin with."""
-    pool = choose((v.NAMES, v.OBJECTS, v.OBJECTS + v.PLACES + v.FOODS + v.MOODS + v.COLORS + v.FAMILIES + v.CITIES))
-    count, things = choose(range(2, 7)), [choose(pool)]
-    while len(things) < count:
-        things.append(_other_name(choose, *things) if pool is v.NAMES else choose(pool))
-    return [*things, "and", "again", *things, "."]
+def _pairs_again(choose: Chooser, split: Split) -> list[str]:
+    """Two to six pairs of words, read two to four times in any order: not in texts, but to begin with.
+
+    Which word comes after the first of a pair can be told from where the pair stood before, and in no other way.
+    """
+    firsts: list[str] = [choose(v.NAMES)]
+    for _ in range(choose(range(1, 6))):
+        firsts.append(_other_name(choose, *firsts))
+    if choose((True, False)):  # not people
+        firsts = list(dict.fromkeys(choose(_THINGS) for _ in firsts))
+    seconds = [choose(v.FAMILIES if firsts[0] in v.NAMES else _THINGS) for _ in firsts]
+    words: list[str] = []
+    for _ in range(choose((2, 3, 4))):
+        left = list(zip(firsts, seconds, strict=True))
+        while left:
+            words += left.pop(choose(range(len(left))))
+    return words
+
+
+_THINGS = v.OBJECTS + v.PLACES + v.FOODS + v.MOODS + v.COLORS + v.CITIES
 
 
 def _list_of_names_twice(choose: Chooser, split: Split) -> list[str]:
@@ -488,7 +501,7 @@ _DRAW: Mapping[str, Callable[[Chooser, Split], list[str]]] = {
     "agreement": _agreement,
     "fact": _answered(draw_fact),
     "list_twice": _list_twice,
-    "short_list_twice": _short_list_twice,
+    "pairs_again": _pairs_again,
     "biography": _biography,
     "interleaved_succession": _answered(draw_tracks),
     "greater_than": _answered(draw_greater_than),
