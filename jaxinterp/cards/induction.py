@@ -29,8 +29,8 @@ evaluate on. A file belongs to the part that the hash of its package's name deci
 training, 6 to `whitelist` (where the tokens that induction helps with can be listed without a model), 4 to
 `selection` (where heads can be chosen) and 10 to `evaluation`, so that nothing measured here was trained on.
 Lines of 32 characters or more that an earlier file has are left out, and so are files that are mostly such lines
-(licences, copied modules). `manifest.json` has the hash of every file; on another version of Python `evaluate.py`
-says how many differ. The tokenizer is a byte-level BPE of {d_vocab:,} tokens, learnt from the training part.{note}
+(licences, copied modules). `manifest.json` has the hash of every file; on another version of Python this
+card says how many differ. The tokenizer is a byte-level BPE of {d_vocab:,} tokens, learnt from the training part.{note}
 
 ## Recipe
 
@@ -38,7 +38,7 @@ says how many differ. The tokenizer is a byte-level BPE of {d_vocab:,} tokens, l
     python models/induction/train.py --seed 1 --folder FOLDER       # another seed
     python models/induction/train.py --layers 1 --folder TWIN       # the one-layer twin
     python models/induction/train.py --corpus DIR --folder FOLDER   # the same on any folder of text
-    python models/induction/evaluate.py --twin TWIN                 # this card
+    jaxinterp card induction --twin TWIN                            # this card
 
 {n_layers} layers of {n_heads} heads of {d_head}, without MLPs; LayerNorm before attention and before the
 unembedding, which is not tied to the embedding. Positions are added to the input of queries and keys alone, so

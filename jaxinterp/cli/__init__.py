@@ -1,16 +1,16 @@
-"""The command line: `jaxinterp sweep`, `jaxinterp models`, `jaxinterp sites MODEL`."""
+"""The command line: `jaxinterp sweep`, `jaxinterp models`, `jaxinterp sites MODEL`, `jaxinterp card NAME`."""
 
 import os
 import sys
 
-from jaxinterp.cli.commands import list_models, list_sites, sweep
+from jaxinterp.cli.commands import card, list_models, list_sites, sweep
 from jaxinterp.cli.parse import parse
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 after an error told in one line."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    command = {"sweep": sweep, "models": list_models, "sites": list_sites}[options.command]
+    command = {"sweep": sweep, "models": list_models, "sites": list_sites, "card": card}[options.command]
     try:
         command(options)
         sys.stdout.flush()

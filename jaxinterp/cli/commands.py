@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from matplotlib import use
 
 from jaxinterp import tasks
+from jaxinterp.cards.make import make_card
 from jaxinterp.cli.report import print_effects, print_models, print_sites
 from jaxinterp.io.load import builtin_models, load
 from jaxinterp.io.prompts import FIELDS, read_pairs
@@ -32,6 +34,14 @@ def list_sites(options: argparse.Namespace) -> None:
     """`jaxinterp sites MODEL`."""
     model, _, _ = load(options.model)
     print_sites(model.sites)
+
+
+def card(options: argparse.Namespace) -> None:
+    """`jaxinterp card`."""
+    use("Agg")
+    made = make_card(options.name, options.model, n=options.n, twin=options.twin, corpus=options.corpus)
+    print(made.markdown())
+    print("written: " + ", ".join(map(str, made.write(options.output))))
 
 
 def sweep(options: argparse.Namespace) -> None:

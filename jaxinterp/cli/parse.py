@@ -69,4 +69,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands.add_parser("models", help="list the models that can be loaded")
     sites = commands.add_parser("sites", help="list a model's sites with their axes and shapes")
     sites.add_argument("model", metavar="MODEL", help="a built-in name, a folder, or a hub id")
+
+    card = commands.add_parser(
+        "card",
+        help="measure a reference model and write its card",
+        description="Measures a reference model: every figure of its card with its interval, as text and drawings.",
+    )
+    card.add_argument("name", metavar="NAME", help="english, brackets or induction")
+    card.add_argument("--model", metavar="FOLDER", help="another model to measure (default: the built-in one)")
+    card.add_argument("--n", type=int, help="cases of each kind (default: as in the built-in model's card)")
+    card.add_argument("--twin", metavar="FOLDER", help="of induction: a one-layer model to compare with")
+    card.add_argument("--corpus", metavar="DIR", help="of induction: a folder of text (default: the standard library)")
+    card.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
     return parser.parse_args(arguments)

@@ -50,7 +50,7 @@ def load(
         raise TypeError(f"name_or_path must be a string or a path, got {type(name_or_path).__name__}")
     if mesh is not None and not isinstance(mesh, Mesh):
         raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
-    folder = _find(name_or_path)
+    folder = find_folder(name_or_path)
     read = checkpoints.read if checkpoints.is_checkpoint(folder) else huggingface.read
     return read(folder, dtype=dtype, mesh=mesh)
 
@@ -70,8 +70,14 @@ def _builtin() -> dict[str, Path]:
     return {f.name: f for f in folders if (f / WEIGHTS).is_file() and checkpoints.is_checkpoint(f)}
 
 
-def _find(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder a name stands for, downloaded if need be."""
+def find_folder(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder that `load` reads for a name or a path, downloaded if need be.
+
+    Example:
+      >>> from jaxinterp.io.load import find_folder
+      >>> find_folder("english").name
+      'english'
+    """
     builtin = _builtin()
     if isinstance(name_or_path, str) and name_or_path in builtin:
         return builtin[name_or_path]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import jaxinterp as ji
 from jaxinterp.cards.induction import head_scores
+from jaxinterp.cards.make import make_card
 from jaxinterp.io import checkpoints
 from jaxinterp.tasks.english.corpus import MECHANISMS, batch
 from jaxinterp.tasks.english.tokenizer import word_tokenizer
@@ -84,7 +85,9 @@ def main() -> None:
     )  # fmt: skip
     save(args.folder, params)
     record.write(args.folder)
-    print(f"{record.steps} steps in {record.hours:.2f} hours, {record.cpu_hours:.2f} hours of processor time")
+    card = make_card("english", args.folder)
+    card.write(args.folder)
+    print(card.markdown())
 
 
 if __name__ == "__main__":

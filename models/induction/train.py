@@ -11,12 +11,13 @@ from pathlib import Path
 
 import jax
 import optax
-from evaluate import corpus_of, write_card
 from tqdm import tqdm
 
 import jaxinterp as ji
 from jaxinterp.cards.induction import head_scores
+from jaxinterp.cards.make import make_card
 from jaxinterp.io import checkpoints
+from jaxinterp.io.corpus import read_corpus, standard_library
 from jaxinterp.tasks.text import byte_pair_tokenizer, random_windows, tokenize_documents
 from jaxinterp.training import adamw, sinusoidal_init, train
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args()
 
-    corpus = corpus_of(args.corpus)
+    corpus = standard_library() if args.corpus is None else read_corpus(args.corpus)
     corpus.documents("evaluation")  # says now, and not after hours, if there is nothing to evaluate on
     texts = corpus.documents("train")
     tokenizer = byte_pair_tokenizer(texts.values(), size=args.vocab)
@@ -102,7 +103,9 @@ def main() -> None:
     checkpoints.save(args.folder, model, params, tokenizer)
     corpus.write_manifest(args.folder)
     record.write(args.folder)
-    print(write_card(args.folder, corpus))
+    card = make_card("induction", args.folder, corpus=args.corpus)
+    card.write(args.folder)
+    print(card.markdown())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,6 +13,7 @@ import xarray as xr
 import jaxinterp as ji
 from jaxinterp.cli import main
 from jaxinterp.io.results import write_whole
+from jaxinterp.tasks.brackets import bracket_tokenizer
 
 FAST = ("--n", "4", "--over", "layer", "pos", "--site", "resid_pre")
 
@@ -189,3 +191,30 @@ def test_a_sweep_tells_its_plan_and_goes_on_where_it_stopped(tmp_path, capsys, m
     monkeypatch.chdir(tmp_path)
     assert main([*sweep, "--resume", "--site", "q"]) == 2
     assert "holds a sweep of another sweep" in capsys.readouterr().err
+
+
+def test_card_of_an_untrained_model(tmp_path, capsys):
+    sizes = {"n_layers": 1, "d_model": 8, "n_heads": 2, "d_vocab": 5, "d_vocab_out": 2, "n_ctx": 42}
+    model = ji.Transformer(ji.TransformerConfig(**sizes, causal=False, tie_embeddings=False))
+    ji.save(tmp_path / "model", model, model.init(jax.random.key(0)), bracket_tokenizer())
+    command = ["card", "brackets", "--model", str(tmp_path / "model"), "--n", "20", "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "(**not held**)" in printed  # nobody trained it
+    assert "There is no `training.json`" in printed
+    assert (tmp_path / "out" / "README.md").read_text() in printed + "\n"
+    assert (tmp_path / "out" / "strings.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("bracket",), "unknown card 'bracket'; did you mean 'brackets'?"),
+        (("brackets", "--model", "english"), "expected a bidirectional model of 42 positions and 2 logits"),
+        (("english", "--twin", "there"), "twin is for the card of 'induction' alone, got it for 'english'"),
+        (("induction", "--model", "nowhere"), "no built-in model and no folder is called 'nowhere'"),
+    ],
+)
+def test_errors_of_card(typed, told, capsys):
+    assert main(["card", *typed]) == 2
+    assert told in capsys.readouterr().err

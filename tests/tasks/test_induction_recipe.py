@@ -67,13 +67,25 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     twin = tmp_path / "twin"
     (tmp_path / "text" / f"{added}.txt").unlink()
     subprocess.run([*recipe, "--layers", "1", "--folder", str(twin)], check=True, capture_output=True)
-    evaluate = (sys.executable, str(FOLDER / "evaluate.py"), "--corpus", str(tmp_path / "text"), "--draws", "8")
+    card = (
+        str(Path(sys.executable).with_name("jaxinterp")),
+        "card",
+        "induction",
+        "--corpus",
+        str(tmp_path / "text"),
+        "--n",
+        "8",
+    )
     done = subprocess.run(
-        [*evaluate, "--folder", str(killed), "--twin", str(twin)], check=True, capture_output=True, text=True
+        [*card, "--model", str(killed), "--twin", str(twin), "--output", str(tmp_path / "card")],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert "This model minus the one-layer twin" in done.stdout
     assert "is not the text" not in done.stderr
     (tmp_path / "text" / f"{added}.txt").write_text("text that was not there before")
-    done = subprocess.run([*evaluate, "--folder", str(killed)], check=True, capture_output=True, text=True)
+    card = (*card, "--model", str(killed), "--output", str(tmp_path / "card"))
+    done = subprocess.run(card, check=True, capture_output=True, text=True)
     assert "0 files changed, 0 missing and 1 new" in done.stderr
     assert "not the text that the model was trained on**: of its files, 0 changed, 0 missing, 1 new." in done.stdout

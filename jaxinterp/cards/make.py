@@ -1,0 +1,67 @@
+"""The card of a model in a folder, or of one that comes with the library."""
+
+import os
+from pathlib import Path
+
+from jaxinterp.cards import brackets, english, induction
+from jaxinterp.cards.card import Card
+from jaxinterp.io.corpus import read_corpus, standard_library
+from jaxinterp.io.load import find_folder, load
+from jaxinterp.model.config import suggest
+from jaxinterp.training import TrainingRecord
+
+#: What there are cards of, and the cases of each kind that are drawn unless the caller says otherwise: prompts of each
+#: task, strings of each kind, rows of random tokens.
+CASES = {"english": 2000, "brackets": 4000, "induction": 100}
+
+
+def make_card(
+    name: str,
+    model: str | os.PathLike[str] | None = None,
+    *,
+    n: int | None = None,
+    twin: str | os.PathLike[str] | None = None,
+    corpus: str | os.PathLike[str] | None = None,
+) -> Card:
+    """Measures a reference model.
+
+    Args:
+      name: "english", "brackets" or "induction": which card.
+      model: the model that is measured, anything that `load` takes; the built-in one of that name if not given.
+      n: cases of each kind; `CASES` has the defaults.
+      twin: for "induction", a one-layer model with the same tokenizer, to compare with.
+      corpus: for "induction", a folder of text; the running Python's standard library if not given.
+
+    Raises:
+      ValueError: an unknown card, a model of something else, too few cases, a twin or a corpus for another card.
+      FileNotFoundError: no such model.
+
+    Example:
+      >>> from jaxinterp.cards.make import make_card
+      >>> make_card("bracket")
+      Traceback (most recent call last):
+      ValueError: unknown card 'bracket'; did you mean 'brackets'?
+    """
+    if name not in CASES:
+        raise ValueError(f"unknown card {name!r}; {suggest(name, tuple(CASES))}")
+    for argument, value in (("twin", twin), ("corpus", corpus)):
+        if value is not None and name != "induction":
+            raise ValueError(f"{argument} is for the card of 'induction' alone, got it for {name!r}")
+    folder = find_folder(name if model is None else model)
+    transformer, params, tokenizer = load(folder)
+    if tokenizer is None:
+        raise ValueError(f"{folder} has no tokenizer.json, and a card is measured on text")
+    cases = CASES[name] if n is None else n
+    record = TrainingRecord.read(folder)
+    if name != "induction":
+        measured = english.card if name == "english" else brackets.card
+        return measured(transformer, params, tokenizer, record, n=cases)
+    text = standard_library() if corpus is None else read_corpus(Path(corpus))
+    counts = text.differences(folder)
+    differ = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    note = f"**This is not the text that the model was trained on**: of its files, {differ}."
+    return induction.card(
+        transformer, params, tokenizer, record, train=text.documents("train"), evaluation=text.documents("evaluation"),
+        source=text.source, note=note if any(counts.values()) else "", twin=None if twin is None else load(twin)[:2],
+        draws=cases,
+    )  # fmt: skip
