@@ -1,12 +1,14 @@
 """What each command does: text goes in, the library is called, files and a table come out."""
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jax
 from matplotlib import use
+from tokenizers import Tokenizer
 
 from jaxinterp import tasks
 from jaxinterp.cards.make import make_card
@@ -22,7 +24,10 @@ from jaxinterp.plots import effects_heatmap
 from jaxinterp.tasks.pairs import PromptPair
 from jaxinterp.tasks.prompts import TokenPairs, tokenize_pairs
 
-TASKS = ("indirect_objects", "agreement", "successions")
+TASKS = (
+    *("indirect_objects", "agreement", "successions"),
+    *("natural.indirect_objects", "natural.greater_than", "natural.agreement", "natural.facts"),
+)
 
 
 def list_models(options: argparse.Namespace) -> None:
@@ -54,8 +59,7 @@ def sweep(options: argparse.Namespace) -> None:
     if tokenizer is None:
         raise ValueError(f"{options.model} has no tokenizer.json, so text cannot be turned into tokens")
     over = tuple(options.over or _default_over(check_site(model.sites, options.site)))
-    pairs = _pairs(options, aligned="role" not in over)
-    prompts = tokenize_pairs(pairs, tokenizer)
+    prompts = _prompts(options, tokenizer, aligned="role" not in over)
     base, source = prompts.corrupted, prompts.clean
     if options.direction == "noising":
         base, source = source, base
@@ -71,7 +75,7 @@ def sweep(options: argparse.Namespace) -> None:
     effects.attrs |= {"model": options.model, "metric": options.metric, "direction": options.direction}
     written = [*save_effects(effects, folder)]
     if effects.ndim:
-        title = f"{options.model}: {options.direction}, {options.site}, {len(pairs)} prompts"
+        title = f"{options.model}: {options.direction}, {options.site}, {len(prompts)} prompts"
         figure = effects_heatmap(effects, title=title)
         write_whole(folder / "effects.png", lambda path: figure.savefig(path, dpi=130))
         written.append(folder / "effects.png")
@@ -83,26 +87,35 @@ def _default_over(spec: SiteSpec) -> list[str]:
     return [axis for axis in ("layer", "head", "kv_head", "pos", "query", "key") if axis in spec.axes]
 
 
-def _pairs(options: argparse.Namespace, *, aligned: bool) -> list[PromptPair]:
-    """The prompts that were asked for: a file's, the command line's, or a generator's."""
+def _prompts(options: argparse.Namespace, tokenizer: Tokenizer, *, aligned: bool) -> TokenPairs:
+    """The prompts that were asked for: a file's, the command line's, or a generator's.
+
+    Of `aligned` prompts all have one structure, so that a position means the same in all.
+    """
     inline = {name: getattr(options, name) or [] for name in FIELDS}
     if options.prompts and any(inline.values()):
         raise ValueError("give --prompts FILE or inline pairs, not both")
     if options.prompts:
-        return read_pairs(options.prompts)
+        return tokenize_pairs(read_pairs(options.prompts), tokenizer)
     if any(inline.values()):
         counts = {name: len(texts) for name, texts in inline.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"each inline pair needs all of --clean --corrupted --correct --wrong; got {counts}")
-        return [PromptPair(a, b, c, d, {}) for a, b, c, d in zip(*inline.values(), strict=True)]
+        pairs = [PromptPair(a, b, c, d, {}) for a, b, c, d in zip(*inline.values(), strict=True)]
+        return tokenize_pairs(pairs, tokenizer)
     if options.task not in TASKS:
         raise ValueError(f"unknown task {options.task!r}; {suggest(options.task, TASKS)}")
     if options.n < 1:
         raise ValueError(f"--n must be at least 1, got {options.n}")
-    generate = getattr(tasks, options.task)
-    if not aligned:
-        return generate(options.n, seed=options.seed, split="held_out")
-    return _alike(generate, options)
+    package, _, name = options.task.rpartition(".")
+    if package:
+        drawn = getattr(tasks.natural, name)(options.n, tokenizer, seed=options.seed, alike=aligned)
+        for reason, count in drawn.left_out.items():
+            print(f"left out: {count} {reason}", file=sys.stderr)
+        return drawn.pairs
+    generate = getattr(tasks, name)
+    pairs = _alike(generate, options) if aligned else generate(options.n, seed=options.seed, split="held_out")
+    return tokenize_pairs(pairs, tokenizer)
 
 
 def _alike(generate: Any, options: argparse.Namespace) -> list[PromptPair]:

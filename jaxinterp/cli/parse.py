@@ -14,6 +14,8 @@ SWEEP_EXAMPLES = """examples:
   jaxinterp sweep --site mlp_post --over layer neuron pos --n 10000 --resume
       a long one, which goes on where it stopped if it is killed; --plan tells how long
   jaxinterp sweep --model ./gpt2 --prompts pairs.jsonl --site mlp_out --over layer pos
+  jaxinterp sweep --model ./gpt2 --task natural.facts
+      prompts made for the model's own tokenizer: natural.indirect_objects, .greater_than, .agreement, .facts
   jaxinterp sweep --clean "one two three" --corrupted "six seven eight" --correct four --wrong nine
 
 A prompts file is JSONL, or CSV with a header; each row holds clean, corrupted, correct and wrong.
@@ -35,7 +37,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     sweep.add_argument("--model", default="english", help="a built-in name, a folder, or a hub id (default: english)")
     prompts = sweep.add_argument_group("prompts (default: indirect objects, from their generator)")
     prompts.add_argument("--prompts", metavar="FILE", help="JSONL or CSV of prompt pairs")
-    prompts.add_argument("--task", default="indirect_objects", help="a generator of jaxinterp.tasks")
+    prompts.add_argument(
+        "--task", default="indirect_objects", help="a generator of jaxinterp.tasks: natural.NAME for any tokenizer"
+    )
     prompts.add_argument("--n", type=int, default=32, help="how many prompts to generate (default: 32)")
     prompts.add_argument("--seed", type=int, default=0, help="of the generator (default: 0)")
     for name in ("clean", "corrupted", "correct", "wrong"):

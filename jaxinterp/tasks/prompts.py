@@ -48,7 +48,8 @@ class TokenPairs:
 
     Attributes:
       clean, corrupted: `Prompts` of the same shape and mask.
-      correct, wrong: int[batch], the right next token after the clean and after the corrupted prompt.
+      correct, wrong: int[batch], the right next token after the clean and after the corrupted prompt; of sets of
+        answers int[batch, n], padded with -1, as the metrics take them.
     """
 
     clean: Prompts
@@ -114,7 +115,7 @@ def answer_token(tokenizer: Tokenizer, prompt: str, answer: str) -> int:
     behind = answer if answer[:1].isspace() else f" {answer}"
     before, whole = (tokenizer.encode(text, add_special_tokens=False) for text in (prompt, prompt + behind))
     pieces = whole.ids[len(before.ids) :]
-    if whole.ids[: len(before.ids)] != before.ids or len(pieces) != 1 or pieces[0] in _unknown_ids(tokenizer):
+    if whole.ids[: len(before.ids)] != before.ids or len(pieces) != 1 or pieces[0] in unknown_ids(tokenizer):
         raise ValueError(
             f"the answer {answer!r} is not one token behind {prompt!r}: it splits into "
             f"{whole.tokens[len(before.ids) :] or whole.tokens}; pick a one-token answer, or score several tokens "
@@ -123,7 +124,7 @@ def answer_token(tokenizer: Tokenizer, prompt: str, answer: str) -> int:
     return pieces[0]
 
 
-def _unknown_ids(tokenizer: Tokenizer) -> set[int]:
+def unknown_ids(tokenizer: Tokenizer) -> set[int]:
     """The ids that stand for words the tokenizer does not know."""
     return {i for i in map(tokenizer.token_to_id, ("<unk>", "[UNK]", "<UNK>")) if i is not None}
 
@@ -147,7 +148,7 @@ def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPa
         raise ValueError("empty prompt: no pairs at all")
     pad_id = tokenizer.token_to_id("<pad>") or 0
     encoded = {side: tokenizer.encode_batch([getattr(p, side) for p in pairs]) for side in ("clean", "corrupted")}
-    unknown = _unknown_ids(tokenizer)
+    unknown = unknown_ids(tokenizer)
     for number, (clean, corrupted) in enumerate(zip(*encoded.values(), strict=True)):
         for side, encoding in (("clean", clean), ("corrupted", corrupted)):
             for token, span in zip(encoding.ids, encoding.offsets, strict=True):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import jaxinterp as ji
 from jaxinterp.cli import main
@@ -218,3 +219,24 @@ def test_card_of_an_untrained_model(tmp_path, capsys):
 def test_errors_of_card(typed, told, capsys):
     assert main(["card", *typed]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_natural_prompts_are_made_for_the_models_tokenizer(tmp_path, capsys):
+    words = ["<unk>", "When", "Mary", "and", "John", "went", "to", "the", "store", ",", "gave", "a", "drink", "Tom"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    sizes = {"n_layers": 2, "d_model": 8, "n_heads": 2, "d_vocab": len(words), "n_ctx": 16}
+    model = ji.Transformer(ji.TransformerConfig(**sizes))
+    ji.save(tmp_path / "model", model, model.init(jax.random.key(0)), tokenizer)
+    command = ["sweep", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out"), "--n", "6"]
+    assert main([*command, "--task", "natural.indirect_objects", "--over", "layer", "role"]) == 0
+    told = capsys.readouterr()
+    assert "left out: 106 names that are not one token" in told.err
+    effects = xr.load_dataarray(tmp_path / "out" / "effects.nc")
+    assert set(effects.coords["role"].values) == {"IO", "S1", "S1+1", "S2", "END"}
+    assert effects.attrs["n_prompts"] == 6
+
+    assert main([*command, "--task", "natural.facts"]) == 2
+    assert "facts" in capsys.readouterr().err
+    assert main([*command, "--task", "natural.fact"]) == 2
+    assert "unknown task 'natural.fact'; did you mean 'natural.facts'?" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from jaxinterp.tasks.prompts import _unknown_ids
+from jaxinterp.tasks.prompts import unknown_ids
 
 #: A token of a field: its first, its last, or the one after it.
 Edge = Literal["first", "last", "after"]
@@ -148,7 +148,7 @@ def next_tokens(tokenizer: Tokenizer, prompt: str, continuations: Sequence[str])
       >>> [token and tokenizer.id_to_token(token) for token in tokens]
       ['Mary', None, None]
     """
-    before, unknown = tokenizer.encode(prompt, add_special_tokens=False).ids, _unknown_ids(tokenizer)
+    before, unknown = tokenizer.encode(prompt, add_special_tokens=False).ids, unknown_ids(tokenizer)
     found: list[int | None] = []
     for whole in tokenizer.encode_batch_fast([prompt + text for text in continuations], add_special_tokens=False):
         is_next = len(whole.ids) == len(before) + 1 and whole.ids[:-1] == before and whole.ids[-1] not in unknown
@@ -194,7 +194,7 @@ def align(draft: Draft, tokenizer: Tokenizer, bos: str | None) -> AlignedPair | 
         render(draft.template, values) for values in (draft.clean, draft.corrupted)
     )
     clean, corrupted = (encode(tokenizer, text, bos) for text in (clean_text, corrupted_text))
-    if _unknown_ids(tokenizer) & {*clean.ids, *corrupted.ids}:
+    if unknown_ids(tokenizer) & {*clean.ids, *corrupted.ids}:
         return UNKNOWN
     if len(clean.ids) != len(corrupted.ids):
         return LENGTHS
