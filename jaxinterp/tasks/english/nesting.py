@@ -18,9 +18,10 @@ TEMPLATES: Mapping[Split, tuple[str, ...]] = {
         "BEFORE the OBJECT OUTER a QUALITY one and LONG INNER LONG",
         "BEFORE the PERSON wrote OUTER LONG INNER LONG",
     ),
+    # Two leads, so that the outer bracket stands at no place in many.
     "held_out": (
-        "BEFORE the PERSON OUTER a friend of LONG INNER LONG",
-        "BEFORE OUTER NAME1 saw LONG INNER LONG",
+        "BEFORE BEFORE the PERSON OUTER a friend of LONG INNER LONG",
+        "BEFORE BEFORE OUTER NAME1 saw LONG INNER LONG",
     ),
 }
 

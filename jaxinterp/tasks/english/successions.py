@@ -29,7 +29,13 @@ TRACKS: Mapping[Split, Mapping[str, tuple[str, ...]]] = {
 #: Longer ones would not fit a context of 128 words behind other text.
 LONGEST = 100
 
-TRACK_RULES = PHRASES | grammar({"GAP": (*("",) * 6, "ASIDE", "TIME the PERSON DID .")})
+TRACK_RULES = PHRASES | grammar(
+    {
+        "GAP": (*("",) * 6, "ASIDE", "TIME the PERSON DID ."),
+        # Before the question of a held-out prompt, so that no item stands at one distance from the end in many.
+        "PAUSE": ("", "ASIDE", "ASIDE ASIDE", "TIME the PERSON DID ."),
+    }
+)
 
 
 def draw_tracks(choose: Chooser, split: Split = "train") -> PromptPair:
@@ -65,6 +71,8 @@ def draw_tracks(choose: Chooser, split: Split = "train") -> PromptPair:
     for turn in range(rounds - 1):
         for item in choose((("LAST", f"BEFORE{turn}"), (f"BEFORE{turn}", "LAST"))):
             text += ["nobody", "else", says, item, ".", "GAP"]
+    if split == "held_out":
+        text.append("PAUSE")
     text += ["now", "the", asked, says]
     words = compose(" ".join(text).split(), TRACK_RULES, choose)
     roles = dict(zip((advancing, repeating), people, strict=True))
