@@ -20,8 +20,9 @@ from jaxinterp.patching.batches import Batch, cut, edits_of, prompts_of
 from jaxinterp.patching.cells import Over
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
-from jaxinterp.patching.engine import Options, foreign, run_sweep, whole_forwards
+from jaxinterp.patching.engine import Options, run_sweep
 from jaxinterp.patching.nodes import Draw, node_sweep
+from jaxinterp.patching.observe import foreign, whole_forwards
 from jaxinterp.patching.plain import captured
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 

@@ -21,17 +21,9 @@ from jaxinterp.patching.batches import Batch, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells, Over, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
-from jaxinterp.patching.engine import (
-    Options,
-    Sweep,
-    foreign,
-    observe,
-    observe_pair,
-    plan_sweep,
-    run_sweep,
-    whole_forwards,
-)
+from jaxinterp.patching.engine import Options, Sweep, plan_sweep, run_sweep
 from jaxinterp.patching.nodes import Draw, first_difference, node_sweep
+from jaxinterp.patching.observe import foreign, observe, observe_pair, whole_forwards
 from jaxinterp.patching.plain import cell_edits, cell_edits_renormalised, metric_values
 from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tally import Tally

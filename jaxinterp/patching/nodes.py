@@ -14,7 +14,8 @@ from jaxinterp.model.transformer import Transformer
 from jaxinterp.patching.batches import Batch, cells_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells
 from jaxinterp.patching.endurance import fingerprint_of_edits
-from jaxinterp.patching.engine import Observed, Sweep, Work, begins, can_resume, foreign, observe
+from jaxinterp.patching.engine import Sweep, Work, begins
+from jaxinterp.patching.observe import Observed, can_resume, foreign, observe
 from jaxinterp.patching.plain import cell_edits
 from jaxinterp.patching.reach import along, columns_read, confined, differing, starts, unread
 from jaxinterp.tasks.prompts import Prompts

@@ -27,8 +27,9 @@ from jaxinterp.patching.batches import Batch, cut, edits_of, metric_of, prompts_
 from jaxinterp.patching.cost import RUN_BYTES
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
-from jaxinterp.patching.engine import Options, Sweep, Work, begins, can_resume, foreign, observe, run_sweep
+from jaxinterp.patching.engine import Options, Sweep, Work, begins, run_sweep
 from jaxinterp.patching.nodes import first_difference
+from jaxinterp.patching.observe import can_resume, foreign, observe
 from jaxinterp.patching.plain import captured
 from jaxinterp.patching.reach import columns_read
 from jaxinterp.patching.sides import RECEIVERS, SENDERS, Side, side_of, upstream
