@@ -117,6 +117,44 @@ def sinusoidal_init(model: Transformer, seed: int, scale: float) -> Params:
     }
 
 
+def mimetic_init(model: Transformer, seed: int, scale: float) -> Params:
+    """Initial weights as `sinusoidal_init`'s, with heads that attend to what is alike and hand on what they read.
+
+    As trained heads often do, a head's keys are begun as nearly its queries, and its output leads values back into
+    the dimensions that they came from. In the first layer queries and keys are made of positions, so that heads look
+    nearby; in later layers of words, so that they look for the same word. Nothing here is a circuit: what a head looks
+    for, and what it does with it, is learnt. All heads read and write words alone. After "Mimetic Initialization of
+    Self-Attention Layers" (Trockman and Kolter, 2023).
+
+    Args:
+      model: with a position embedding, and as many keys as queries. seed: of whatever is drawn.
+      scale: the amplitude of the sinusoids.
+
+    Example:
+      >>> from jaxinterp.training import mimetic_init
+      >>> weights = mimetic_init(model, seed=0, scale=0.5)
+      >>> q, k = (weights[name][1, 0, 8:].ravel() for name in ("W_Q", "W_K"))
+      >>> round(float(np.corrcoef(q, k)[0, 1]), 1)
+      0.9
+    """
+    params, d_model = sinusoidal_init(model, seed, scale), model.config.d_model
+    width = d_model // 8 * 2
+    is_place = (np.arange(d_model) < width)[None, None, :, None]
+    is_first = (np.arange(model.config.n_layers) == 0)[:, None, None, None]
+    # as large as if all dimensions were read; sharper where neighbours must be told from one another
+    gain = np.where(is_first, 1.35 * (d_model / width) ** 0.5, (d_model / (d_model - width)) ** 0.5)
+    read = np.where(is_first, is_place, ~is_place) * gain
+    values, outputs = params["W_V"] * ~is_place, params["W_O"]
+    back = values.swapaxes(-1, -2)
+    spread = jax.numpy.sqrt(jax.numpy.mean(outputs**2) / jax.numpy.mean(back**2))
+    return params | {
+        "W_Q": params["W_Q"] * read,
+        "W_K": (0.9 * params["W_Q"] + (1 - 0.9**2) ** 0.5 * params["W_K"]) * read,
+        "W_V": values,
+        "W_O": 0.8 * spread * back + 0.6 * outputs,
+    }
+
+
 def train(
     loss: Callable[[Params, Any, jax.Array], jax.Array],
     params: Params,

@@ -20,7 +20,7 @@ from jaxinterp.cards.make import make_card
 from jaxinterp.io import checkpoints
 from jaxinterp.tasks.english.corpus import MECHANISMS, batch
 from jaxinterp.tasks.english.tokenizer import word_tokenizer
-from jaxinterp.training import adamw, sinusoidal_init, train
+from jaxinterp.training import adamw, mimetic_init, train
 
 #: Copying from wherever a word stood before is slow to be found in sentences, where few words are copies, and lists
 #: that are read twice in one order are copied by counting. Pairs that are read again in any order come first: three
@@ -28,7 +28,7 @@ from jaxinterp.training import adamw, sinusoidal_init, train
 COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 
 #: The amplitude of the positions that training begins with, in spreads of a word's dimensions.
-POSITION_SCALE = 4.0
+POSITION_SCALE = 2.0
 
 SNAPSHOTS = (200, 400, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 3500)
 
@@ -78,7 +78,7 @@ def main() -> None:
 
     args.folder.mkdir(parents=True, exist_ok=True)
     params, record = train(
-        loss, sinusoidal_init(model, args.seed, POSITION_SCALE * config.d_model**-0.5), rows,
+        loss, mimetic_init(model, args.seed, POSITION_SCALE * config.d_model**-0.5), rows,
         adamw(args.steps, 2e-3, warmup=100), steps=args.steps, seed=args.seed,
         settings={"seed": args.seed, "batch": args.batch, "attn_dropout": args.attn_dropout}, folder=args.folder,
         save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
