@@ -12,6 +12,9 @@ import jaxinterp as ji
 
 BATCH, POS = 3, 6
 
+#: Of the frequencies at base 10 the first is kept, later ones are moved, and the last of a head of 6 is divided.
+SLOWED = ji.RotaryScaling(3.0, low_freq_factor=0.25, high_freq_factor=0.9, original_n_ctx=6)
+
 
 def budget(examples):
     """Settings for a property over `examples` architectures; the draws are the same in every run."""
@@ -61,6 +64,7 @@ def configs(draw, **fixed):
         "positions": positions,
         "rotary_dim": draw(st.sampled_from([2, d_head])),
         "rotary_base": draw(st.sampled_from([10.0, tuple(10.0 + layer for layer in range(n_layers))])),
+        "rotary_scaling": draw(st.sampled_from([None, SLOWED, (None, ji.RotaryScaling(2.0), SLOWED)[:n_layers]])),
         "rotary_interleaved": draw(st.booleans()),
         "window": draw(st.sampled_from([None, 2, tuple([3, None, 1][:n_layers])])),
         "attn_scale": draw(st.sampled_from([None, 0.7])),
