@@ -64,7 +64,6 @@ def configs(draw, **fixed):
         "positions": positions,
         "rotary_dim": draw(st.sampled_from([2, d_head])),
         "rotary_base": draw(st.sampled_from([10.0, tuple(10.0 + layer for layer in range(n_layers))])),
-        "rotary_scaling": draw(st.sampled_from([None, SLOWED, (None, ji.RotaryScaling(2.0), SLOWED)[:n_layers]])),
         "rotary_interleaved": draw(st.booleans()),
         "window": draw(st.sampled_from([None, 2, tuple([3, None, 1][:n_layers])])),
         "attn_scale": draw(st.sampled_from([None, 0.7])),
@@ -76,6 +75,7 @@ def configs(draw, **fixed):
         "mlp_bias": draw(st.booleans()),
         "unembed_bias": draw(st.booleans()),
         "embed_scale": draw(st.sampled_from([None, 1.7])),
+        "rotary_scaling": draw(st.sampled_from([None, SLOWED, (None, ji.RotaryScaling(2.0), SLOWED)[:n_layers]])),
         "tie_embeddings": tie,
         "dtype": "float64",
     }
