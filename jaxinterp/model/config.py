@@ -221,7 +221,8 @@ class TransformerConfig:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.n_layers:
                 raise ValueError(f"{name} has {len(value)} entries for n_layers = {self.n_layers}")
-        for scaling in self.rotary_scalings:
+        scalings = self.rotary_scaling if isinstance(self.rotary_scaling, tuple) else (self.rotary_scaling,)
+        for scaling in scalings:
             if scaling is not None and not isinstance(scaling, RotaryScaling):
                 raise ValueError(f"rotary_scaling must be a RotaryScaling, one per layer, or None, got {scaling!r}")
         for window in self.window if isinstance(self.window, tuple) else (self.window,):

@@ -198,7 +198,12 @@ def test_qwen2_as_old_files_have_it(copy):
         config(fields)
         fields["use_sliding_window"] = False
 
-    assert read(copy(f"{QWEN2}/off", off, golden=QWEN2))[0].config.windows == (None,) * 3
+    assert read(copy(f"{QWEN2}/off", off, golden=QWEN2))[0].config.window is None
+
+    def all_see_everything(fields):
+        fields["layer_types"] = ["full_attention"] * 3
+
+    assert read(copy(f"{QWEN2}/all", all_see_everything, golden=QWEN2))[0].config.window is None
 
 
 def test_gemma_as_old_files_have_it(copy):
@@ -402,6 +407,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]
         (GEMMA2, set_to(layer_types=["full_attention"] * 3 + ["chunked"]), "unknown layer type 'chunked'"),
         (GEMMA2, set_to(sliding_window_size=9), "sliding_window_size = 9: not supported; expected 3"),
         (GEMMA2, set_to(query_pre_attn_scalar="x"), "query_pre_attn_scalar = 'x'"),
+        (GEMMA2, set_to(query_pre_attn_scalar=0), "query_pre_attn_scalar = 0: "),
         (GEMMA2, set_to(sliding_window=None), "layer_types = .* needs a window"),
         (
             NEOX,
@@ -431,6 +437,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]
             set_to(rope_parameters={"rope_type": "default"}),
             "rope_parameters = .*unknown layer type 'rope_type'",
         ),
+        (GEMMA3, set_to(layer_types=None, sliding_window_pattern=0), "layer_types = None: .*zero"),
         (GEMMA3, set_to(layer_types=["full_attention"] * 2), "layer_types = .* 2 entries for num_hidden_layers = 3"),
         (GPTJ, set_to(rotary=False), "rotary = False: not supported"),
         (GPTJ, set_to(rotary_dim=None), "rotary_dim = None: not supported"),

@@ -8,7 +8,7 @@ from jaxinterp.io.huggingface.rotary import rotary_fields
 from jaxinterp.io.huggingface.table import LAYER_TYPES, REQUIRED, Family, Field, activation, layer_windows, only
 
 
-def _windows(layer_types: Any, theirs: Mapping[str, Any]) -> tuple[int | None, ...]:
+def _windows(layer_types: Any, theirs: Mapping[str, Any]) -> tuple[int | None, ...] | None:
     """The window of each layer. Files without `layer_types` alternate, beginning with a window."""
     n_layers = theirs["num_hidden_layers"]
     if layer_types is None:

@@ -18,7 +18,7 @@ def _layer_types(theirs: Mapping[str, Any]) -> list[Any]:
     return ["sliding_attention" if layer % pattern else "full_attention" for layer in range(1, n_layers + 1)]
 
 
-def _windows(_: Any, theirs: Mapping[str, Any]) -> tuple[int | None, ...]:
+def _windows(_: Any, theirs: Mapping[str, Any]) -> tuple[int | None, ...] | None:
     return layer_windows(_layer_types(theirs), theirs["num_hidden_layers"], theirs["sliding_window"])
 
 

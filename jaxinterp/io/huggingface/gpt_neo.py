@@ -11,9 +11,10 @@ KINDS = ("global", "local")
 
 def _windows(attention_types: Any, theirs: Mapping[str, Any]) -> tuple[int | None, ...]:
     """The window of each layer, from [[kinds, how often they repeat], ...]."""
+    n_layers = sum(len(several) * repeats for several, repeats in attention_types)
+    if n_layers != theirs["num_layers"]:
+        raise ValueError(f"{n_layers} layers, but num_layers = {theirs['num_layers']!r}")
     kinds = [kind for several, repeats in attention_types for _ in range(repeats) for kind in several]
-    if len(kinds) != theirs["num_layers"]:
-        raise ValueError(f"{len(kinds)} layers, but num_layers = {theirs['num_layers']!r}")
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}; {suggest(kind, KINDS)}")

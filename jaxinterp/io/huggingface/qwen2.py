@@ -8,12 +8,14 @@ from jaxinterp.io.huggingface.rotary import rotary_fields
 from jaxinterp.io.huggingface.table import Family, Field, activation, layer_windows, only
 
 
-def _windows(layer_types: Any, theirs: Mapping[str, Any]) -> tuple[int | None, ...]:
+def _windows(layer_types: Any, theirs: Mapping[str, Any]) -> tuple[int | None, ...] | None:
     """The window of each layer. Without `layer_types`, those from `max_window_layers` on have one, if any has."""
     n_layers = theirs["num_hidden_layers"]
     size = theirs["sliding_window"] if theirs["use_sliding_window"] else None
+    if layer_types is None and size is None:
+        return None
     if layer_types is None:
-        first = n_layers if size is None else theirs["max_window_layers"]
+        first = theirs["max_window_layers"]
         layer_types = ["full_attention" if layer < first else "sliding_attention" for layer in range(n_layers)]
     return layer_windows(layer_types, n_layers, size)
 

@@ -133,8 +133,8 @@ EVERYWHERE = (
 LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
-def layer_windows(layer_types: Any, n_layers: int, size: int | None) -> tuple[int | None, ...]:
-    """The window of each layer, from its type.
+def layer_windows(layer_types: Any, n_layers: int, size: int | None) -> tuple[int | None, ...] | None:
+    """The window of each layer, from its type; `None` if no layer has one.
 
     Raises:
       ValueError: another number of types than layers, a type that does not exist, a window without a size.
@@ -146,6 +146,8 @@ def layer_windows(layer_types: Any, n_layers: int, size: int | None) -> tuple[in
             raise ValueError(f"unknown layer type {kind!r}; {suggest(kind, LAYER_TYPES)}")
         if kind == "sliding_attention" and size is None:
             raise ValueError("'sliding_attention' needs a window, but the config has none")
+    if "sliding_attention" not in layer_types:
+        return None
     return tuple(size if kind == "sliding_attention" else None for kind in layer_types)
 
 
@@ -174,7 +176,7 @@ def convert_config(family: Family, theirs: Mapping[str, Any]) -> TransformerConf
         value = values[row.theirs]
         try:
             converted = value if row.via is None else row.via(value, values)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"{row.theirs} = {value!r}: {error}") from error
         if row.ours is not None:
             ours[row.ours] = converted
