@@ -13,7 +13,7 @@ from jaxinterp.io.load import builtin_models, load
 from jaxinterp.io.prompts import read_pairs
 from jaxinterp.io.results import save_effects
 from jaxinterp.metrics import Metric, cross_entropy, kl_divergence, log_prob, logit_diff, prob, rank
-from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.config import RotaryScaling, TransformerConfig
 from jaxinterp.model.interventions import (
     Intervention,
     add,
@@ -48,6 +48,7 @@ __all__ = [
     "Metric",
     "Plan",
     "Prompts",
+    "RotaryScaling",
     "Run",
     "SiteSpec",
     "TokenPairs",

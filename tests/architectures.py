@@ -12,6 +12,9 @@ import jaxinterp as ji
 
 BATCH, POS = 3, 6
 
+#: Of the frequencies at base 10 the first is kept, later ones are moved, and the last of a head of 6 is divided.
+SLOWED = ji.RotaryScaling(3.0, low_freq_factor=0.25, high_freq_factor=0.9, original_n_ctx=6)
+
 
 def budget(examples):
     """Settings for a property over `examples` architectures; the draws are the same in every run."""
@@ -72,6 +75,7 @@ def configs(draw, **fixed):
         "mlp_bias": draw(st.booleans()),
         "unembed_bias": draw(st.booleans()),
         "embed_scale": draw(st.sampled_from([None, 1.7])),
+        "rotary_scaling": draw(st.sampled_from([None, SLOWED, (None, ji.RotaryScaling(2.0), SLOWED)[:n_layers]])),
         "tie_embeddings": tie,
         "dtype": "float64",
     }

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from jaxinterp.io.huggingface import FAMILIES
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.tasks.prompts import TokenPairs
@@ -15,7 +16,7 @@ def print_models(models: Mapping[str, Transformer]) -> None:
     for name, model in models.items():
         c = model.config
         print(f"{name:12}{c.n_layers} layers, {c.n_heads} heads, d_model {c.d_model}, vocabulary {c.d_vocab}")
-    print("also: a folder written by ji.save, or by transformers (GPT-2, Llama, Gemma 2)")
+    print(f"also: a folder written by ji.save, or by transformers ({', '.join(FAMILIES)})")
 
 
 def print_sites(sites: Mapping[str, SiteSpec]) -> None:

@@ -28,8 +28,9 @@ def load(
 
     Args:
       name_or_path: the name of a built-in model (`builtin_models()`); else a folder, written by `save` or by
-        `transformers` (GPT-2, Llama, Gemma 2); else `"owner/name"` on the Hugging Face Hub, which needs
-        `pip install 'jaxinterp[hub]'`. A folder that has a built-in model's name is written `"./name"`.
+        `transformers` (the families of `jaxinterp.io.huggingface.FAMILIES`); else `"owner/name"` on the Hugging
+        Face Hub, which needs `pip install 'jaxinterp[hub]'`. A folder that has a built-in model's name is written
+        `"./name"`.
       dtype: what to convert the weights to, tensor by tensor; `None` keeps the file's.
       mesh: if given, parameters are replicated: every device of the mesh holds them whole.
 

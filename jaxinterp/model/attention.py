@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.config import RotaryScaling, TransformerConfig
 from jaxinterp.model.layers import TapLike, at_least_float32, dropout, norm, rms_norm, token_positions
 from jaxinterp.model.params import Params
 from jaxinterp.model.where import Geometry
@@ -26,8 +26,23 @@ def layer_data(config: TransformerConfig) -> dict[str, np.ndarray]:
         data["window"] = np.array([NO_WINDOW if w is None else w for w in config.windows], np.int32)
     if config.positions == "rotary":
         exponents = np.arange(0, config.rotary_dim, 2) / config.rotary_dim
-        data["frequencies"] = np.array(config.rotary_bases)[:, None] ** -exponents
+        layers = zip(config.rotary_bases, config.rotary_scalings, strict=True)
+        data["frequencies"] = np.stack([_slowed(base**-exponents, scaling) for base, scaling in layers])
     return data
+
+
+def _slowed(frequencies: np.ndarray, scaling: RotaryScaling | None) -> np.ndarray:
+    """Rotary frequencies (radians per position) after a layer's `RotaryScaling`."""
+    if scaling is None:
+        return frequencies
+    if scaling.low_freq_factor is None:
+        return frequencies / scaling.factor
+    assert scaling.high_freq_factor is not None
+    assert scaling.original_n_ctx is not None
+    turns = scaling.original_n_ctx * frequencies / (2 * np.pi)
+    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = np.clip(kept, 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(config: TransformerConfig, x: jax.Array, frequencies: jax.Array, positions: jax.Array) -> jax.Array:

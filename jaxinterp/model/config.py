@@ -29,6 +29,52 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _revived(scaling: Any) -> Any:
+    """A rotary scaling as a saved `config.json` holds it, a dict or a tuple of them, made one again."""
+    if isinstance(scaling, tuple):
+        return tuple(_revived(one) for one in scaling)
+    return RotaryScaling(**scaling) if isinstance(scaling, dict) else scaling
+
+
+@dataclasses.dataclass(frozen=True)
+class RotaryScaling:
+    """How rotary frequencies are slowed down, so that prompts longer than pretraining's turn no further.
+
+    Attributes:
+      factor: frequencies are divided by it.
+      low_freq_factor, high_freq_factor, original_n_ctx: all three or none. With them (Llama 3) a frequency that
+        turns at most `low_freq_factor` times within `original_n_ctx` positions is divided, one that turns at
+        least `high_freq_factor` times is kept, and between the two the result moves linearly.
+
+    Raises:
+      ValueError: a number that is not positive, some of the three without the others, or
+        `low_freq_factor` not below `high_freq_factor`.
+
+    Example:
+      >>> ji.RotaryScaling(8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_n_ctx=8192).factor
+      8.0
+    """
+
+    factor: float
+    _: dataclasses.KW_ONLY
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_n_ctx: int | None = None
+
+    def __post_init__(self) -> None:
+        band = {name: getattr(self, name) for name in ("low_freq_factor", "high_freq_factor", "original_n_ctx")}
+        given = {name: value for name, value in band.items() if value is not None}
+        for name, value in {"factor": self.factor, **given}.items():
+            if not _is_number(value) or not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if given and len(given) < len(band):
+            raise ValueError(f"{', '.join(band)} go together, got only {', '.join(given)}")
+        if given and band["low_freq_factor"] >= band["high_freq_factor"]:
+            raise ValueError(
+                f"low_freq_factor ({self.low_freq_factor}) must be below high_freq_factor ({self.high_freq_factor})"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
     """What a transformer is, under the field's names. Only the sizes are required; defaults are GPT-2's.
@@ -59,6 +105,7 @@ class TransformerConfig:
         input of queries and keys alone), or `None`.
       rotary_dim: how many of a head's dimensions are rotated; `None` means all.
       rotary_base: one base, or one per layer.
+      rotary_scaling: a `RotaryScaling` of the frequencies (Llama 3, Gemma 3), one per layer, or `None`.
       rotary_interleaved: rotate neighbouring pairs (GPT-J) instead of half against half (NeoX, Llama).
       window: how many tokens back (itself included) a query sees; one number, one per layer, `None` for all.
       attn_scale: scores are multiplied by it; `None` means `1 / sqrt(d_head)`.
@@ -108,6 +155,7 @@ class TransformerConfig:
     positions: str | None = "learned"
     rotary_dim: int = None  # type: ignore[assignment]
     rotary_base: float | tuple[float, ...] = 10_000.0
+    rotary_scaling: RotaryScaling | tuple[RotaryScaling | None, ...] | None = None
     rotary_interleaved: bool = False
     window: int | tuple[int | None, ...] | None = None
     attn_scale: float | None = None
@@ -139,9 +187,10 @@ class TransformerConfig:
         for field in dataclasses.fields(self):
             if isinstance(getattr(self, field.name), np.integer):
                 object.__setattr__(self, field.name, int(getattr(self, field.name)))
-        for name in ("rotary_base", "window"):
+        for name in ("rotary_base", "rotary_scaling", "window"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "rotary_scaling", _revived(self.rotary_scaling))
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
         self._check()
 
@@ -168,10 +217,14 @@ class TransformerConfig:
             raise ValueError("parallel=True needs an MLP beside the attention and norm_position other than 'post'")
         if self.positions == "rotary" and not (0 < self.rotary_dim <= self.d_head and self.rotary_dim % 2 == 0):
             raise ValueError(f"rotary_dim must be even and at most d_head ({self.d_head}), got {self.rotary_dim}")
-        for name in ("rotary_base", "window"):
+        for name in ("rotary_base", "rotary_scaling", "window"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.n_layers:
                 raise ValueError(f"{name} has {len(value)} entries for n_layers = {self.n_layers}")
+        scalings = self.rotary_scaling if isinstance(self.rotary_scaling, tuple) else (self.rotary_scaling,)
+        for scaling in scalings:
+            if scaling is not None and not isinstance(scaling, RotaryScaling):
+                raise ValueError(f"rotary_scaling must be a RotaryScaling, one per layer, or None, got {scaling!r}")
         for window in self.window if isinstance(self.window, tuple) else (self.window,):
             if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
                 raise ValueError(f"window must be at least 1, or None, got {window!r}")
@@ -197,6 +250,12 @@ class TransformerConfig:
     def rotary_bases(self) -> tuple[float, ...]:
         """The rotary base of each layer."""
         return self.rotary_base if isinstance(self.rotary_base, tuple) else (self.rotary_base,) * self.n_layers
+
+    @property
+    def rotary_scalings(self) -> tuple[RotaryScaling | None, ...]:
+        """The rotary scaling of each layer."""
+        scaling = self.rotary_scaling
+        return scaling if isinstance(scaling, tuple) else (scaling,) * self.n_layers
 
     @property
     def scale(self) -> float:

@@ -17,8 +17,8 @@ Rows: one whole prompt, one padded on the right, one padded on the left.
 The reference in double precision is not `model.double()` alone: its norms, softmax and rotary tables are cast
 to float32 on purpose, whatever the model's dtype, which limits it to about 1e-7. `double_precision` below lifts
 the casts and nothing else: while it holds, the name `torch.float32` means float64 within the reference's own
-module, `Tensor.float` returns float64, and the two kinds of constant that were rounded when the model was built
-(inverse frequencies, Gemma's embedding scale) are computed again.
+module, `Tensor.float` returns float64, and the constants that were rounded when the model was built (inverse
+frequencies, GPT-J's rotary table, Gemma's embedding scale) are computed again.
 
 `tests/io/test_parity.py` draws further configurations with the functions here.
 """
@@ -37,20 +37,57 @@ from safetensors.numpy import save_file
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    modeling_rope_utils,
 )
 
 FOLDER = Path(__file__).parent
 
 CLASSES = {
     "gpt2": (GPT2Config, GPT2LMHeadModel),
+    "gpt_neo": (GPTNeoConfig, GPTNeoForCausalLM),
+    "gptj": (GPTJConfig, GPTJForCausalLM),
+    "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "opt": (OPTConfig, OPTForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "olmo2": (Olmo2Config, Olmo2ForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
+    "gemma": (GemmaConfig, GemmaForCausalLM),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
 }
+
+#: Families whose norms multiply by 1 + w.
+PLUS_ONE = ("gemma", "gemma2", "gemma3_text")
 
 GOLDENS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-tied": ("gpt2", {"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 61, "n_positions": 20}),
@@ -138,6 +175,180 @@ GOLDENS: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    # Llama 3's scaling: of four frequencies one is kept, two are moved between, one is divided.
+    "llama-scaled": (
+        "llama",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 24,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "intermediate_size": 30,
+            "vocab_size": 60,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 30.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 40,
+            },
+        },
+    ),
+    # As Pythia: side by side, a quarter of each head rotated.
+    "gpt_neox-parallel": (
+        "gpt_neox",
+        {
+            "num_hidden_layers": 3,
+            "hidden_size": 24,
+            "num_attention_heads": 3,
+            "intermediate_size": 40,
+            "vocab_size": 61,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25},
+        },
+    ),
+    # One sublayer after the other, half of each head rotated, no biases in attention, tied.
+    "gpt_neox-sequential": (
+        "gpt_neox",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 24,
+            "num_attention_heads": 3,
+            "intermediate_size": 30,
+            "vocab_size": 57,
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 50.0, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "mistral-grouped": (
+        "mistral",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 24,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 6,
+            "intermediate_size": 30,
+            "vocab_size": 59,
+            "sliding_window": 3,
+            "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 40.0},
+        },
+    ),
+    # Windows from the second layer on.
+    "qwen2-windowed": (
+        "qwen2",
+        {
+            "num_hidden_layers": 3,
+            "hidden_size": 24,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 30,
+            "vocab_size": 60,
+            "use_sliding_window": True,
+            "sliding_window": 2,
+            "max_window_layers": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3-grouped": (
+        "qwen3",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 20,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "head_dim": 8,
+            "intermediate_size": 30,
+            "vocab_size": 58,
+        },
+    ),
+    "olmo2-grouped": (
+        "olmo2",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 24,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "intermediate_size": 30,
+            "vocab_size": 60,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    ),
+    "phi3-partial": (
+        "phi3",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 32,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 30,
+            "vocab_size": 60,
+            "sliding_window": 4,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.75},
+        },
+    ),
+    "gemma-tied": (
+        "gemma",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 20,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "intermediate_size": 30,
+            "vocab_size": 60,
+        },
+    ),
+    # The layer that sees everything has its own rotary base, and longer wavelengths still.
+    "gemma3_text-tied": (
+        "gemma3_text",
+        {
+            "num_hidden_layers": 3,
+            "hidden_size": 24,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "intermediate_size": 30,
+            "vocab_size": 62,
+            "sliding_window": 3,
+            "query_pre_attn_scalar": 12,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+            },
+        },
+    ),
+    "gptj-untied": (
+        "gptj",
+        {"n_layer": 2, "n_embd": 24, "n_head": 3, "rotary_dim": 4, "vocab_size": 60, "n_positions": 16},
+    ),
+    "gpt_neo-local": (
+        "gpt_neo",
+        {
+            "num_layers": 3,
+            "hidden_size": 24,
+            "num_heads": 3,
+            "attention_types": [[["local", "global"], 1], [["local"], 1]],
+            "window_size": 3,
+            "vocab_size": 60,
+            "max_position_embeddings": 16,
+        },
+    ),
+    "opt-tied": (
+        "opt",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 24,
+            "num_attention_heads": 3,
+            "ffn_dim": 40,
+            "vocab_size": 60,
+            "max_position_embeddings": 16,
+        },
+    ),
 }
 
 
@@ -147,10 +358,23 @@ def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
     def pick(*choices: Any) -> Any:
         return choices[rng.integers(len(choices))]
 
+    def rotary() -> dict[str, Any]:
+        """Rotary parameters; of Llama 3's, wavelengths lie below, within and above the band that is moved."""
+        band = {"low_freq_factor": 1.0, "high_freq_factor": pick(2.0, 4.0)}
+        return {"rope_theta": pick(30.0, 10_000.0)} | pick(
+            {"rope_type": "default"},
+            {"rope_type": "linear", "factor": 2.5},
+            {"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": pick(8, 40), **band},
+        )
+
+    def layer_types(*kinds: str) -> list[str]:
+        return [pick(*kinds) for _ in range(n_layers)]
+
     kv_heads, groups = pick(1, 2, 3), pick(1, 2, 3)
     heads, n_layers = kv_heads * groups, pick(1, 2, 3)
     width = heads * pick(4, 5, 6)  # a multiple of the heads even where heads have another width
     tied = pick(True, False)
+    window = pick(1, 2, 5, 20)
     if family == "gpt2":
         return {
             "n_layer": n_layers,
@@ -164,30 +388,110 @@ def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
             "scale_attn_weights": pick(True, False),
             "tie_word_embeddings": tied,
         }
-    shared = {
+    if family == "gptj":
+        d_head = pick(4, 6, 8)
+        return {
+            "n_layer": n_layers,
+            "n_embd": heads * d_head,
+            "n_head": heads,
+            "n_inner": pick(None, 17, 40),
+            "rotary_dim": pick(2, 4, d_head),
+            "vocab_size": pick(50, 77),
+            "n_positions": pick(9, 30),
+            "activation_function": pick("gelu", "gelu_new"),
+            "layer_norm_epsilon": pick(1e-5, 1e-2),
+            "tie_word_embeddings": tied,
+        }
+    if family == "gpt_neo":
+        return {
+            "num_layers": n_layers,
+            "hidden_size": width,
+            "num_heads": heads,
+            "intermediate_size": pick(None, 17, 40),
+            "attention_types": [[[kind], 1] for kind in layer_types("global", "local")],
+            "window_size": window,
+            "vocab_size": pick(50, 77),
+            "max_position_embeddings": pick(9, 30),
+            "activation_function": pick("gelu", "gelu_new"),
+            "layer_norm_epsilon": pick(1e-5, 1e-2),
+            "tie_word_embeddings": tied,
+        }
+    if family == "opt":
+        return {
+            "num_hidden_layers": n_layers,
+            "hidden_size": width,
+            "num_attention_heads": heads,
+            "ffn_dim": pick(17, 40),
+            "vocab_size": pick(50, 77),
+            "max_position_embeddings": pick(9, 30),
+            "activation_function": pick("relu", "gelu"),
+            "enable_bias": pick(True, False),
+            "_remove_final_layer_norm": pick(True, False),
+            "tie_word_embeddings": tied,
+        }
+    sizes = {
         "num_hidden_layers": n_layers,
         "hidden_size": width,
         "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": pick(2, 6, 8),
         "intermediate_size": pick(17, 40),
         "vocab_size": pick(50, 77),
-        "rms_norm_eps": pick(1e-6, 1e-2),
-        "rope_parameters": {"rope_type": "default", "rope_theta": pick(30.0, 10_000.0)},
-        "attention_bias": pick(True, False),
         "tie_word_embeddings": tied,
     }
-    if family == "llama":
-        return {**shared, "hidden_act": pick("silu", "gelu", "relu"), "mlp_bias": pick(True, False)}
-    return {
-        **shared,
+    if family == "gpt_neox":
+        d_head = pick(4, 6, 8)
+        share = pick(2, 4, d_head) / d_head
+        return {
+            **sizes,
+            "hidden_size": heads * d_head,
+            "layer_norm_eps": pick(1e-5, 1e-2),
+            "hidden_act": pick("gelu", "gelu_fast"),
+            "use_parallel_residual": pick(True, False),
+            "attention_bias": pick(True, True, False),
+            "rope_parameters": {**rotary(), "partial_rotary_factor": share},
+        }
+    sizes |= {"num_key_value_heads": kv_heads, "rms_norm_eps": pick(1e-6, 1e-2)}
+    biased = {"attention_bias": pick(True, False)}
+    own_heads = {"head_dim": pick(2, 6, 8)}
+    even = {"hidden_size": heads * pick(4, 6)}  # for families in which heads share the stream's width out
+    rope = {"rope_parameters": rotary()}
+    switched = {
+        "use_sliding_window": pick(True, True, False),
+        "sliding_window": window,
+        "max_window_layers": pick(0, 1, 2),
+    }
+    gemma = {**sizes, **own_heads, **biased}
+    around = {
         "hidden_activation": pick("gelu_pytorch_tanh", "silu"),
-        "sliding_window": pick(1, 2, 5, 20),
-        "layer_types": [pick("sliding_attention", "full_attention") for _ in range(n_layers)],
+        "sliding_window": window,
+        "layer_types": layer_types("sliding_attention", "full_attention"),
         "query_pre_attn_scalar": pick(3, 16),
-        "attn_logit_softcapping": pick(None, 1.5, 50.0),
         "final_logit_softcapping": pick(None, 4.0, 30.0),
     }
+    share = pick(2, 4) / 4
+    return {
+        "llama": {
+            **sizes, **own_heads, **biased, **rope,
+            "hidden_act": pick("silu", "gelu", "relu"), "mlp_bias": pick(True, False),
+        },
+        "mistral": {**sizes, **own_heads, **rope, "sliding_window": pick(None, window)},
+        "qwen2": {**sizes, **even, **rope, **switched},
+        "qwen3": {**sizes, **own_heads, **biased, **rope, **switched},
+        "olmo2": {**sizes, **even, **biased, **rope},
+        "phi3": {
+            **sizes, "hidden_size": 4 * heads, "sliding_window": pick(None, window),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 30.0, "partial_rotary_factor": share},
+        },
+        "gemma": {**gemma, **rope, "hidden_act": pick("gelu_pytorch_tanh", "gelu", "silu")},
+        "gemma2": {**gemma, **rope, **around, "attn_logit_softcapping": pick(None, 1.5, 50.0)},
+        "gemma3_text": {
+            **gemma, **around,
+            "hidden_size": heads * own_heads["head_dim"],
+            "rope_parameters": {
+                "full_attention": rotary(),
+                "sliding_attention": {"rope_type": "default", "rope_theta": pick(10.0, 500.0)},
+            },
+        },
+    }[family]  # fmt: skip
 
 
 def make_reference(family: str, fields: dict[str, Any], seed: int) -> PreTrainedModel:
@@ -203,8 +507,8 @@ def make_reference(family: str, fields: dict[str, Any], seed: int) -> PreTrained
             if weight.ndim > 1:
                 weight.copy_(0.25 * noise)
             elif "norm" in name or "ln_" in name:
-                # Away from the identity, which is 0 for Gemma's norms and LayerNorm's biases, else 1.
-                weight.copy_(0.3 * noise + (0 if family == "gemma2" or name.endswith("bias") else 1))
+                # Away from the identity, which is 0 for Gemmas' norms and LayerNorm's biases, else 1.
+                weight.copy_(0.3 * noise + (0 if family in PLUS_ONE or name.endswith("bias") else 1))
             else:
                 weight.copy_(0.3 * noise)
     return model
@@ -248,15 +552,33 @@ class _Torch64:
 def double_precision(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """The model in float64 throughout, its casts to float32 lifted; float32 again afterwards."""
     module = sys.modules[type(model).__module__]
-    with mock.patch.object(module, "torch", _Torch64()), mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+    with contextlib.ExitStack() as lifted:
+        for reader in (module, modeling_rope_utils):
+            lifted.enter_context(mock.patch.object(reader, "torch", _Torch64()))
+        lifted.enter_context(mock.patch.object(torch.Tensor, "float", torch.Tensor.double))
+        torch.set_default_dtype(torch.float64)
+        lifted.callback(torch.set_default_dtype, torch.float32)
         model.double()
         for part in model.modules():
-            if hasattr(part, "inv_freq"):
-                part.inv_freq = part.compute_default_rope_parameters(part.config)[0]
+            if hasattr(part, "rope_type"):
+                _set_frequencies(part)
+            if hasattr(part, "embed_positions") and hasattr(part, "pos_embd_dim"):
+                part.embed_positions = module.create_sinusoidal_positions(part.max_positions, part.pos_embd_dim)
             if hasattr(part, "scalar_embed_scale"):
-                part.embed_scale = torch.tensor(part.scalar_embed_scale, dtype=torch.float64)
+                part.embed_scale = torch.tensor(part.scalar_embed_scale)
         yield model
     model.float()
+
+
+def _set_frequencies(rotary: torch.nn.Module) -> None:
+    """Computes a rotary module's inverse frequencies again; Gemma 3's has them for each type of layer."""
+    by_layer = rotary.rope_type if isinstance(rotary.rope_type, dict) else {None: rotary.rope_type}
+    for layer_type, kind in by_layer.items():
+        own = rotary.compute_default_rope_parameters
+        compute = own if kind == "default" else modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind]
+        arguments = {} if layer_type is None else {"layer_type": layer_type}
+        name = "inv_freq" if layer_type is None else f"{layer_type}_inv_freq"
+        setattr(rotary, name, compute(rotary.config, **arguments)[0])
 
 
 def make_golden(name: str, seed: int) -> None:

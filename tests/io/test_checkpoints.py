@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from jaxinterp.io.checkpoints import read, save
-from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.config import RotaryScaling, TransformerConfig
 from jaxinterp.model.params import weight_shapes
 from jaxinterp.model.transformer import Transformer
 
@@ -64,6 +64,11 @@ def edit_weights(folder, edit):
             tie_embeddings=False,
             positions="rotary",
             rotary_base=(10.0, 20.0, 30.0),
+            rotary_scaling=(
+                None,
+                RotaryScaling(2.0),
+                RotaryScaling(4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_n_ctx=8),
+            ),
             window=(None, 2, 3),
             normalization=None,
         ),

@@ -10,10 +10,13 @@ from safetensors.numpy import load_file, save_file
 
 from jaxinterp.io.huggingface import FAMILIES, read
 from jaxinterp.io.huggingface.table import split_axes, unstack
+from jaxinterp.model.config import RotaryScaling
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 NAMES = sorted(path.parent.name for path in GOLDENS.glob("*/golden.safetensors"))
 GPT2, LLAMA, GEMMA2 = "gpt2-tied", "llama-grouped", "gemma2-tied"
+NEOX, GEMMA, GEMMA3, PHI3 = "gpt_neox-parallel", "gemma-tied", "gemma3_text-tied", "phi3-partial"
+QWEN2, GPTJ, NEO, OPT = "qwen2-windowed", "gptj-untied", "gpt_neo-local", "opt-tied"
 
 
 def golden(name):
@@ -65,9 +68,9 @@ def test_float64_logits_equal_the_reference(name):
 def copy(tmp_path):
     """Copies a golden checkpoint, edits its config and tensors, and returns the folder."""
 
-    def make(name, config=None, tensors=None):
+    def make(name, config=None, tensors=None, golden=None):
         folder = tmp_path / name
-        shutil.copytree(GOLDENS / name, folder)
+        shutil.copytree(GOLDENS / (golden or name), folder)
         if config is not None:
             fields = json.loads((folder / "config.json").read_text())
             config(fields)
@@ -133,6 +136,152 @@ def test_gemma2_as_old_files_have_it(copy):
     assert_same(copy(GEMMA2, config), GEMMA2)
 
 
+def test_llama3_scaling_as_old_files_have_it(copy):
+    def config(fields):
+        fields["rope_scaling"] = fields.pop("rope_parameters")
+        fields["rope_theta"] = fields["rope_scaling"].pop("rope_theta")
+
+    assert_same(copy("llama-scaled", config), "llama-scaled")
+    scaling = read(GOLDENS / "llama-scaled")[0].config.rotary_scaling
+    assert scaling == RotaryScaling(4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_n_ctx=40)
+
+    def without_length(fields):
+        config(fields)
+        del fields["rope_scaling"]["original_max_position_embeddings"]
+        fields["max_position_embeddings"] = 40
+
+    assert read(copy("llama-scaled/again", without_length, golden="llama-scaled"))[0].config.rotary_scaling == scaling
+
+
+def test_linear_scaling_as_old_files_have_it(copy):
+    def config(fields):
+        del fields["rope_parameters"]
+        fields["rope_theta"], fields["rope_scaling"] = 40.0, {"type": "linear", "factor": 3.0}
+
+    assert_same(copy("mistral-grouped", config), "mistral-grouped")
+
+
+def test_gpt_neox_as_old_files_have_it(copy):
+    """Pythia's own names, the causal mask and the rotary table among the tensors."""
+
+    def tensors(arrays):
+        for layer in range(3):
+            attention = f"gpt_neox.layers.{layer}.attention"
+            arrays[f"{attention}.bias"] = np.tril(np.ones((1, 1, 20, 20), np.uint8))
+            arrays[f"{attention}.masked_bias"] = np.array(-1e4, np.float32)
+            arrays[f"{attention}.rotary_emb.inv_freq"] = np.ones(1, np.float32)
+
+    def config(fields):
+        for key in ("rope_parameters", "attention_bias", "attention_dropout", "hidden_dropout"):
+            del fields[key]
+        fields["rotary_emb_base"], fields["rotary_pct"] = 100, 0.25
+        fields["attention_probs_dropout_prob"] = fields["hidden_dropout_prob"] = 0
+
+    assert_same(copy(NEOX, config, tensors), NEOX)
+
+    def twice(fields):
+        config(fields)
+        fields["rope_theta"], fields["partial_rotary_factor"] = 100, 0.25
+
+    assert_same(copy(f"{NEOX}/twice", twice, golden=NEOX), NEOX)
+
+
+def test_qwen2_as_old_files_have_it(copy):
+    def config(fields):
+        fields["rope_theta"] = fields.pop("rope_parameters")["rope_theta"]
+        del fields["layer_types"]
+
+    assert_same(copy(QWEN2, config), QWEN2)
+    assert read(GOLDENS / QWEN2)[0].config.window == (None, 2, 2)
+
+    def off(fields):
+        config(fields)
+        fields["use_sliding_window"] = False
+
+    assert read(copy(f"{QWEN2}/off", off, golden=QWEN2))[0].config.window is None
+
+    def all_see_everything(fields):
+        fields["layer_types"] = ["full_attention"] * 3
+
+    assert read(copy(f"{QWEN2}/all", all_see_everything, golden=QWEN2))[0].config.window is None
+
+
+def test_gemma_as_old_files_have_it(copy):
+    def config(fields):
+        for key in ("rope_parameters", "use_bidirectional_attention", "tie_word_embeddings"):
+            del fields[key]
+        fields["hidden_act"], fields["hidden_activation"] = "gelu", "gelu_pytorch_tanh"
+
+    assert_same(copy(GEMMA, config), GEMMA)
+
+
+def test_gemma3_as_old_files_have_it(copy):
+    def config(fields):
+        for key in ("rope_parameters", "layer_types", "_sliding_window_pattern"):
+            del fields[key]
+        fields["sliding_window_pattern"] = 3
+        fields["rope_theta"], fields["rope_local_base_freq"] = 1000.0, 20.0
+        fields["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
+
+    assert_same(copy(GEMMA3, config), GEMMA3)
+
+
+def test_phi3_as_old_files_have_it(copy):
+    def config(fields):
+        fields["rope_theta"], fields["partial_rotary_factor"] = 100.0, 0.75
+        del fields["rope_parameters"]
+        fields["attention_bias"], fields["rope_scaling"] = False, None
+        fields["auto_map"] = {
+            "AutoConfig": "configuration_phi3.Phi3Config",
+            "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+        }
+
+    assert_same(copy(PHI3, config), PHI3)
+
+
+def test_gptj_as_old_files_have_it(copy):
+    def tensors(arrays):
+        for layer in range(2):
+            arrays[f"transformer.h.{layer}.attn.bias"] = np.tril(np.ones((1, 1, 16, 16), np.uint8))
+            arrays[f"transformer.h.{layer}.attn.masked_bias"] = np.array(-1e9, np.float32)
+
+    def config(fields):
+        fields["rotary"] = fields["scale_attn_weights"] = True
+        fields["summary_use_proj"] = True
+
+    assert_same(copy(GPTJ, config, tensors), GPTJ)
+    params = read(GOLDENS / GPTJ)[1]
+    assert (params["ln1.w"] == params["ln2.w"]).all()
+
+
+def test_gpt_neo_as_old_files_have_it(copy):
+    def tensors(arrays):
+        for layer in range(3):
+            arrays[f"transformer.h.{layer}.attn.attention.bias"] = np.tril(np.ones((1, 1, 16, 16), np.uint8))
+            arrays[f"transformer.h.{layer}.attn.attention.masked_bias"] = np.array(-1e9, np.float32)
+        arrays["lm_head.weight"] = arrays["transformer.wte.weight"]
+
+    def config(fields):
+        del fields["attention_layers"]
+
+    assert_same(copy(NEO, config, tensors), NEO)
+    assert read(GOLDENS / NEO)[0].config.window == (3, None, 3)
+
+
+def test_opt_as_old_files_have_it(copy):
+    def tensors(arrays):
+        for key in list(arrays):
+            arrays[key.removeprefix("model.")] = arrays.pop(key)
+        arrays["lm_head.weight"] = arrays["decoder.embed_tokens.weight"]
+
+    def config(fields):
+        for key in ("enable_bias", "layer_norm_elementwise_affine", "tie_word_embeddings"):
+            del fields[key]
+        fields["activation_dropout"], fields["output_projection"] = 0.0, True
+
+    assert_same(copy(OPT, config, tensors), OPT)
+
+
 def shard(folder, n=3):
     arrays = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -177,14 +326,27 @@ def test_mesh_replicates():
 
 
 def test_fused_axes_come_apart():
-    sizes = {"head": 2, "d_head": 3, "d_model": 4}
-    theirs = np.arange(4 * 18).reshape(4, 18)
-    axes, apart, fused = split_axes("d_model (qkv head d_head)", sizes, 3)
-    assert fused == theirs.shape
-    q, k, v = unstack(theirs, axes, apart, [("head", "d_model", "d_head")] * 2 + [("kv_head", "d_model", "d_head")])
+    sizes = {"head": 2, "kv_head": 2, "d_head": 3, "d_model": 4}
+    theirs, stored = np.arange(4 * 18).reshape(4, 18), "d_model (qkv head d_head)"
+    assert split_axes(stored, sizes, 3)[2] == theirs.shape
+    q, k, v = unstack(theirs, stored, sizes, [("head", "d_model", "d_head")] * 2 + [("kv_head", "d_model", "d_head")])
     assert q.shape == (2, 4, 3)
     for part, offset in ((q, 0), (k, 6), (v, 12)):
         assert (part[1] == theirs[:, offset + 3 : offset + 6]).all()
+
+
+def test_joined_axes_come_apart():
+    sizes = {"head": 4, "kv_head": 2, "d_head": 3, "d_model": 5, "n_ctx": 6}
+    theirs, stored = np.arange(24 * 5).reshape(24, 5), "(head+kv_head+kv_head d_head) d_model"
+    assert split_axes(stored, sizes, 3)[2] == theirs.shape
+    targets = [("head", "d_model", "d_head"), *[("kv_head", "d_model", "d_head")] * 2]
+    q, k, v = unstack(theirs, stored, sizes, targets)
+    assert (q.shape, k.shape, v.shape) == ((4, 5, 3), (2, 5, 3), (2, 5, 3))
+    for part, offset in ((q, 0), (k, 12), (v, 18)):
+        assert (part[1] == theirs[offset + 3 : offset + 6].T).all()
+    rows = np.arange(8 * 5).reshape(8, 5)
+    assert split_axes("2+n_ctx d_model", sizes, 1)[2] == rows.shape
+    assert (unstack(rows, "2+n_ctx d_model", sizes, [("n_ctx", "d_model")])[0] == rows[2:]).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -207,11 +369,19 @@ def without(name):
     return lambda fields: fields.pop(name)
 
 
+SWAPPED = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+
+
 @pytest.mark.parametrize(
     ("name", "edit", "message"),
     [
-        (GPT2, set_to(model_type="gpt3"), "no table for architecture 'gpt3'; the nearest is 'gpt2', of gpt2, llama"),
-        (LLAMA, set_to(model_type="gemma"), "no table for architecture 'gemma'; the nearest is 'gemma2'"),
+        (
+            GPT2,
+            set_to(model_type="gpt22"),
+            "no table for architecture 'gpt22'; the nearest is 'gpt2', of gpt2, gpt_neo, ",
+        ),
+        (LLAMA, set_to(model_type="llama4"), "no table for architecture 'llama4'; the nearest is 'llama'"),
         (GPT2, without("model_type"), "does not say what architecture this is"),
         (GPT2, set_to(architectures=["GPT2ForTokenClassification"]), "architecture 'GPT2ForTokenClassification'; "),
         (GPT2, without("n_layer"), "missing field 'n_layer'"),
@@ -224,16 +394,61 @@ def without(name):
         (GPT2, set_to(reorder_and_upcast_attn=True), "reorder_and_upcast_attn = True: not supported"),
         (GPT2, set_to(add_cross_attention=True), "add_cross_attention = True: not supported"),
         (GPT2, set_to(pruned_heads={"0": [1]}), "pruned_heads = .* not supported"),
-        (LLAMA, set_to(rope_scaling={"rope_type": "llama3"}), "rope_scaling = .*'llama3' is not supported yet"),
-        (LLAMA, set_to(rope_scaling={"type": "linear", "factor": 2.0}), "scaling of type 'linear' is not supported"),
-        (LLAMA, set_to(rope_parameters={"rope_type": "yarn"}), "rope_parameters = .*'yarn' is not supported yet"),
-        (LLAMA, set_to(rope_parameters={"factor": 2.0}), "rope_parameters = .*unknown entry 'factor'"),
+        (LLAMA, set_to(rope_scaling={"rope_type": "llama3"}), "rope_scaling = .*'llama3' lacks 'factor'"),
+        (LLAMA, set_to(rope_scaling={"type": "linear", "factor": 2.0}), "rope_parameters = .*expected one of the two"),
+        (LLAMA, set_to(rope_parameters={"rope_type": "yarn"}), "rope_parameters = .*'yarn' is not supported; expected"),
+        (LLAMA, set_to(rope_parameters={"factor": 2.0}), "unknown entry 'factor' for type 'default'"),
+        (LLAMA, set_to(rope_parameters={"partial_rotary_factor": 0.5}), "unknown entry 'partial_rotary_factor'"),
+        (LLAMA, set_to(rope_parameters={"rope_type": "linear", "factor": -1}), "factor must be a positive number"),
+        ("llama-scaled", set_to(rope_parameters=SWAPPED), "rope_parameters = .*must be below high_freq_factor"),
         (LLAMA, set_to(residual_multiplier=0.2), "unknown field 'residual_multiplier' = 0.2"),
         (GEMMA2, set_to(use_bidirectional_attention=True), "use_bidirectional_attention = True: not supported"),
         (GEMMA2, set_to(layer_types=["full_attention"]), "layer_types = .* 1 entries for num_hidden_layers = 4"),
         (GEMMA2, set_to(layer_types=["full_attention"] * 3 + ["chunked"]), "unknown layer type 'chunked'"),
         (GEMMA2, set_to(sliding_window_size=9), "sliding_window_size = 9: not supported; expected 3"),
         (GEMMA2, set_to(query_pre_attn_scalar="x"), "query_pre_attn_scalar = 'x'"),
+        (GEMMA2, set_to(query_pre_attn_scalar=0), "query_pre_attn_scalar = 0: "),
+        (GEMMA2, set_to(sliding_window=None), "layer_types = .* needs a window"),
+        (
+            NEOX,
+            set_to(rope_parameters=None, rotary_emb_base=10, rope_theta=20),
+            "'rotary_emb_base' and 'rope_theta' dif",
+        ),
+        (NEOX, set_to(rope_parameters={"partial_rotary_factor": 0.4}), "rotary_dim must be even"),
+        (NEOX, set_to(rope_parameters={"rope_type": "dynamic", "factor": 2.0}), "type 'dynamic' is not supported"),
+        ("mistral-grouped", set_to(layer_types=["full_attention"] * 2), "unknown field 'layer_types'"),
+        ("mistral-grouped", set_to(sliding_window=0), "window must be at least 1"),
+        (QWEN2, set_to(use_mrope=True), "use_mrope = True: not supported"),
+        (QWEN2, set_to(use_sliding_window=False), "layer_types = .* needs a window"),
+        (QWEN2, set_to(use_sliding_window="yes"), "use_sliding_window = 'yes': not supported"),
+        ("qwen3-grouped", set_to(layer_types=["full_attention"]), "layer_types = .* 1 entries"),
+        ("olmo2-grouped", set_to(clip_qkv=8.0), "unknown field 'clip_qkv' = 8.0"),
+        (PHI3, set_to(rope_parameters=LONGROPE), "type 'longrope' is not supported; expected one of: default"),
+        (PHI3, set_to(attention_bias=True), "attention_bias = True: not supported"),
+        (PHI3, set_to(auto_map={"AutoConfig": "mine.Config"}), "auto_map = .* not supported"),
+        (GEMMA, set_to(hidden_activation="silu"), "hidden_activation = 'silu': not the same as hidden_act"),
+        (GEMMA, set_to(use_bidirectional_attention=True), "use_bidirectional_attention = True: not supported"),
+        (GEMMA3, set_to(model_type="gemma3"), "no table for architecture 'gemma3'"),
+        (GEMMA3, set_to(attn_logit_softcapping=50.0), "attn_logit_softcapping = 50.0: not supported"),
+        (GEMMA3, set_to(use_bidirectional_attention=True), "use_bidirectional_attention = True: not supported"),
+        (GEMMA3, set_to(rope_scaling={"rope_type": "linear", "factor": 8.0}), "stands beside rope_scaling"),
+        (
+            GEMMA3,
+            set_to(rope_parameters={"rope_type": "default"}),
+            "rope_parameters = .*unknown layer type 'rope_type'",
+        ),
+        (GEMMA3, set_to(layer_types=None, sliding_window_pattern=0), "layer_types = None: .*zero"),
+        (GEMMA3, set_to(layer_types=["full_attention"] * 2), "layer_types = .* 2 entries for num_hidden_layers = 3"),
+        (GPTJ, set_to(rotary=False), "rotary = False: not supported"),
+        (GPTJ, set_to(rotary_dim=None), "rotary_dim = None: not supported"),
+        (GPTJ, set_to(rotary_dim=10), "rotary_dim must be even and at most d_head"),
+        (GPTJ, set_to(scale_attn_weights=False), "scale_attn_weights = False: not supported"),
+        (NEO, set_to(attention_types=[[["global"], 2]]), "attention_types = .*2 layers, but num_layers = 3"),
+        (NEO, set_to(attention_types=[[["global", "loca"], 1], [["local"], 1]]), "'loca'; did you mean 'local'"),
+        (NEO, set_to(attention_layers=["global"] * 3), "attention_types = .* not supported; expected .*'global'"),
+        (OPT, set_to(do_layer_norm_before=False), "do_layer_norm_before = False: not supported"),
+        (OPT, set_to(word_embed_proj_dim=12), "word_embed_proj_dim = 12: not supported; expected None or 24"),
+        (OPT, set_to(layer_norm_elementwise_affine=False), "layer_norm_elementwise_affine = False: not supported"),
     ],
 )
 def test_refused_configs(copy, name, edit, message):

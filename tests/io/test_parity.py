@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxinterp.io import load
+from jaxinterp.io.huggingface import FAMILIES
 
 pytestmark = pytest.mark.parity
 
@@ -26,7 +27,7 @@ def goldens():
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_random_configurations(goldens, tmp_path, family, seed):
     rng = np.random.default_rng([seed, *family.encode()])
     fields = goldens.draw_fields(family, rng)

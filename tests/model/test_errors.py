@@ -182,6 +182,9 @@ CONFIGS = {
     "true window": ({"window": True}, "window must be at least 1"),
     "eps": ({"eps": "1e-5"}, "eps must be a positive number, got '1e-5'"),
     "base": ({"rotary_base": None}, "rotary_base must be a positive number"),
+    "scalings": ({"rotary_scaling": (None, None, None)}, "rotary_scaling has 3 entries for n_layers = 2"),
+    "scaling": ({"rotary_scaling": 8.0}, "rotary_scaling must be a RotaryScaling, one per layer, or None, got 8.0"),
+    "factor": ({"rotary_scaling": {"factor": 0}}, "factor must be a positive number, got 0"),
     "dtype": ({"dtype": "int32"}, "unknown dtype 'int32'"),
 }
 
@@ -191,6 +194,15 @@ def test_bad_configs(case):
     fields, message = CONFIGS[case]
     with pytest.raises(ValueError, match=message):
         ji.TransformerConfig(**({"n_layers": 2, "d_model": 32, "n_heads": 4, "d_vocab": 50} | fields))
+
+
+def test_bad_rotary_scalings():
+    with pytest.raises(ValueError, match="go together, got only low_freq_factor"):
+        ji.RotaryScaling(2.0, low_freq_factor=1.0)
+    with pytest.raises(ValueError, match=r"low_freq_factor \(4.0\) must be below high_freq_factor \(1.0\)"):
+        ji.RotaryScaling(2.0, low_freq_factor=4.0, high_freq_factor=1.0, original_n_ctx=8)
+    with pytest.raises(ValueError, match="original_n_ctx must be a positive number, got '8'"):
+        ji.RotaryScaling(2.0, low_freq_factor=1.0, high_freq_factor=4.0, original_n_ctx="8")
 
 
 def test_bad_resumptions(small, monkeypatch):

@@ -10,15 +10,41 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from jaxinterp.io.files import CONFIG, open_tensors, read_json, read_tokenizer
+from jaxinterp.io.huggingface.gemma import GEMMA
 from jaxinterp.io.huggingface.gemma2 import GEMMA2
+from jaxinterp.io.huggingface.gemma3 import GEMMA3
 from jaxinterp.io.huggingface.gpt2 import GPT2
+from jaxinterp.io.huggingface.gpt_neo import GPT_NEO
+from jaxinterp.io.huggingface.gpt_neox import GPT_NEOX
+from jaxinterp.io.huggingface.gptj import GPTJ
 from jaxinterp.io.huggingface.llama import LLAMA
+from jaxinterp.io.huggingface.mistral import MISTRAL
+from jaxinterp.io.huggingface.olmo2 import OLMO2
+from jaxinterp.io.huggingface.opt import OPT
+from jaxinterp.io.huggingface.phi3 import PHI3
+from jaxinterp.io.huggingface.qwen2 import QWEN2
+from jaxinterp.io.huggingface.qwen3 import QWEN3
 from jaxinterp.io.huggingface.table import Family, convert_config, convert_weights
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 
 #: `model_type` of config.json -> conversion table.
-FAMILIES: dict[str, Family] = {"gpt2": GPT2, "llama": LLAMA, "gemma2": GEMMA2}
+FAMILIES: dict[str, Family] = {
+    "gpt2": GPT2,
+    "gpt_neo": GPT_NEO,
+    "gptj": GPTJ,
+    "gpt_neox": GPT_NEOX,
+    "opt": OPT,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "olmo2": OLMO2,
+    "phi3": PHI3,
+    "gemma": GEMMA,
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
+}
 
 
 def read(

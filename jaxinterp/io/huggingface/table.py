@@ -6,8 +6,11 @@ A table has two parts. Each row of `fields` says what one of their config fields
     ("model.layers.{layer}.self_attn.k_proj.weight", "(kv_head d_head) d_model", "W_K")
     ("transformer.h.{layer}.attn.c_attn.weight", "d_model (qkv head d_head)", "W_Q W_K W_V")
 
+    ("model.layers.{layer}.self_attn.qkv_proj.weight", "(head+kv_head+kv_head d_head) d_model", "W_Q W_K W_V")
+
 Axes in brackets are fused in the file. Their order is the file's; ours is in `weight_axes`, and the transpose
-follows from the names. An axis that none of our weights has (`qkv`) is divided among the weights named.
+follows from the names. An axis that none of our weights has (`qkv`) is divided among the weights named; one with
+plus signs holds their axes one after another, and a number in it entries that nothing reads.
 """
 
 import dataclasses
@@ -126,27 +129,26 @@ EVERYWHERE = (
 )
 
 
-def rotary_fields(default_base: float) -> tuple[Field, ...]:
-    """The rows for rotary positions: `rope_parameters`, or `rope_theta` and `rope_scaling` in older files."""
-    return (
-        Field("rope_parameters", None, "rotary_base", _rotary_base),
-        Field("rope_theta", default_base, None),
-        Field("rope_scaling", None, None, _unscaled),
-    )
+#: Their names of what a layer's queries see.
+LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
-def _rotary_base(parameters: Any, theirs: Mapping[str, Any]) -> Any:
-    _unscaled(parameters, theirs)
-    return (parameters or {}).get("rope_theta", theirs["rope_theta"])
+def layer_windows(layer_types: Any, n_layers: int, size: int | None) -> tuple[int | None, ...] | None:
+    """The window of each layer, from its type; `None` if no layer has one.
 
-
-def _unscaled(parameters: Any, theirs: Mapping[str, Any]) -> None:
-    parameters = parameters or {}
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind not in ("default", None):
-        raise ValueError(f"rotary scaling of type {kind!r} is not supported yet; expected 'default'")
-    if unknown := set(parameters) - {"rope_type", "type", "rope_theta"}:
-        raise ValueError(f"unknown entry {min(unknown)!r}; {suggest(min(unknown), ('rope_type', 'rope_theta'))}")
+    Raises:
+      ValueError: another number of types than layers, a type that does not exist, a window without a size.
+    """
+    if len(layer_types) != n_layers:
+        raise ValueError(f"{len(layer_types)} entries for num_hidden_layers = {n_layers}")
+    for kind in layer_types:
+        if kind not in LAYER_TYPES:
+            raise ValueError(f"unknown layer type {kind!r}; {suggest(kind, LAYER_TYPES)}")
+        if kind == "sliding_attention" and size is None:
+            raise ValueError("'sliding_attention' needs a window, but the config has none")
+    if "sliding_attention" not in layer_types:
+        return None
+    return tuple(size if kind == "sliding_attention" else None for kind in layer_types)
 
 
 def convert_config(family: Family, theirs: Mapping[str, Any]) -> TransformerConfig:
@@ -174,7 +176,7 @@ def convert_config(family: Family, theirs: Mapping[str, Any]) -> TransformerConf
         value = values[row.theirs]
         try:
             converted = value if row.via is None else row.via(value, values)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"{row.theirs} = {value!r}: {error}") from error
         if row.ours is not None:
             ours[row.ours] = converted
@@ -188,31 +190,55 @@ def split_axes(stored: str, sizes: Mapping[str, int], shares: int) -> tuple[list
       >>> split_axes("(kv_head d_head) d_model", {"kv_head": 2, "d_head": 4, "d_model": 8}, 1)
       (['kv_head', 'd_head', 'd_model'], [2, 4, 8], (8, 8))
     """
+
+    def size(axis: str) -> int:
+        return sum(_part_sizes(axis, sizes)) if "+" in axis else sizes.get(axis, shares)
+
     groups = [match.strip("()").split() for match in re.findall(r"\([^)]*\)|\S+", stored)]
-    fused = tuple(math.prod(sizes.get(axis, shares) for axis in group) for group in groups)
+    fused = tuple(math.prod(map(size, group)) for group in groups)
     axes = [axis for group in groups for axis in group]
-    return axes, [sizes.get(axis, shares) for axis in axes], fused
+    return axes, list(map(size, axes)), fused
 
 
-def unstack(values: np.ndarray, axes: list[str], sizes: list[int], targets: list[tuple[str, ...]]) -> list[np.ndarray]:
+def _part_sizes(axis: str, sizes: Mapping[str, int]) -> list[int]:
+    """The sizes of what an axis with plus signs holds one after another."""
+    return [int(part) if part.isdigit() else sizes[part] for part in axis.split("+")]
+
+
+def unstack(
+    values: np.ndarray, stored: str, sizes: Mapping[str, int], targets: list[tuple[str, ...]]
+) -> list[np.ndarray]:
     """Views of one of their tensors, one for each of our weights, with axes in our order.
 
     Args:
       values: the tensor as the file holds it.
-      axes, sizes: from `split_axes`.
+      stored: its axes, as the row has them.
+      sizes: of every axis.
       targets: the axes of each of our weights, without `layer`.
     """
-    # Where every head has its own keys, a file may say `head` for what we call `kv_head`.
-    axes = [axis.removeprefix("kv_") for axis in axes]
-    whole = values.reshape(sizes)
+    axes, apart, _ = split_axes(stored, sizes, len(targets))
     views = []
-    for i, target in enumerate(targets):
-        wanted = [axis.removeprefix("kv_") for axis in target]
-        shared = next((k for k, axis in enumerate(axes) if axis not in wanted), None)
-        part = whole if shared is None else np.moveaxis(whole, shared, 0)[i]
-        kept = [axis for k, axis in enumerate(axes) if k != shared]
+    for i, (part, found) in enumerate(_parts(values.reshape(apart), axes, sizes, len(targets))):
+        # Where every head has its own keys, a file may say `head` for what we call `kv_head`.
+        wanted = [axis.removeprefix("kv_") for axis in targets[i]]
+        found = [axis.removeprefix("kv_") for axis in found]
+        shared = next((k for k, axis in enumerate(found) if axis not in wanted), None)
+        part = part if shared is None else np.moveaxis(part, shared, 0)[i]
+        kept = [axis for k, axis in enumerate(found) if k != shared]
         views.append(part.transpose([kept.index(axis) for axis in wanted]))
     return views
+
+
+def _parts(
+    whole: np.ndarray, axes: list[str], sizes: Mapping[str, int], shares: int
+) -> list[tuple[np.ndarray, list[str]]]:
+    """What each weight is found in, with its axes: the piece that is its own of an axis with plus signs, or all."""
+    for k, axis in enumerate(axes):
+        if "+" in axis:
+            names, ends = axis.split("+"), np.cumsum(_part_sizes(axis, sizes))
+            pieces = zip(names, np.split(whole, ends[:-1], axis=k), strict=True)
+            return [(piece, [*axes[:k], name, *axes[k + 1 :]]) for name, piece in pieces if not name.isdigit()]
+    return [(whole, axes)] * shares
 
 
 def convert_weights(
@@ -254,12 +280,11 @@ def convert_weights(
 
     params = {}
     for theirs, stored, ours in rows:
-        stored_axes, stored_sizes, _ = split_axes(stored, sizes, len(ours))
         stacks = [np.empty(shapes[name], target) for name in ours]
         for layer, name in enumerate(per_layer(theirs)):
             values = cast(found[name].read(), target, found[name])
             targets = [tuple(axis for axis in axes[n] if axis != "layer") for n in ours]
-            for stack, view in zip(stacks, unstack(values, stored_axes, stored_sizes, targets), strict=True):
+            for stack, view in zip(stacks, unstack(values, stored, sizes, targets), strict=True):
                 stack[layer if "{layer}" in theirs else ...] = view
         params.update({name: place(stack, mesh) for name, stack in zip(ours, stacks, strict=True)})
     return {name: params[name] for name in axes}
