@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -50,6 +50,21 @@ class TrainingRecord:
         partial_file = Path(folder) / f".{RECORD}"
         partial_file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         os.replace(partial_file, Path(folder) / RECORD)
+
+    @classmethod
+    def joined(cls, records: Sequence["TrainingRecord"]) -> "TrainingRecord":
+        """One record of several trainings, each of which began with the weights of the one before.
+
+        Example:
+          >>> from jaxinterp.training import TrainingRecord
+          >>> one = TrainingRecord({"seed": 0}, 50, 0.5, 1.0, (3.0, 2.0), "2 processors, cpu")
+          >>> TrainingRecord.joined([one, one]).losses
+          (3.0, 2.0, 3.0, 2.0)
+        """
+        steps, hours, cpu_hours = (sum(getattr(r, name) for r in records) for name in ("steps", "hours", "cpu_hours"))
+        losses = tuple(loss for record in records for loss in record.losses)
+        settings = {**records[-1].settings, "cycles": len(records)}
+        return cls(settings, steps, hours, cpu_hours, losses, records[-1].machine)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> "TrainingRecord | None":

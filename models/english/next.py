@@ -1,8 +1,8 @@
 """Trains the next `english` from nothing: `python models/english/next.py`. Run it again after a kill and it goes on.
 
-Checkpoints lie in `training/` inside the folder, snapshots of the weights along the way in `snapshots/`. Another seed:
-`--seed 1 --folder FOLDER`; the twin with dropout: `--attn-dropout 0.1 --folder FOLDER`. `jaxinterp/cards/english.py`
-measures what comes of it.
+The learning rate goes through several cycles; the weights after each lie in `cycles/`, and a cycle that is there is not
+run again. Checkpoints of the one in flight lie in its `training/`, weights along the way in `snapshots/`. Another seed:
+`--seed 1 --folder FOLDER`; the twin with dropout: `--attn-dropout 0.1 --folder FOLDER`.
 """
 
 import argparse
@@ -16,20 +16,24 @@ from tqdm import tqdm
 
 import jaxinterp as ji
 from jaxinterp.cards.induction import head_scores
-from jaxinterp.cards.make import make_card
+from jaxinterp.cards.make import CASES, make_card
 from jaxinterp.io import checkpoints
 from jaxinterp.tasks.english.corpus import MECHANISMS, batch
 from jaxinterp.tasks.english.tokenizer import word_tokenizer
-from jaxinterp.training import adamw, mimetic_init, train
+from jaxinterp.training import TrainingRecord, adamw, mimetic_init, train
 
 #: Copying from wherever a word stood before is slow to be found in sentences, where few words are copies, and lists
 #: that are read twice in one order are copied by counting. Pairs that are read again in any order come first: three
 #: rows in four of these steps, a share of all.
 COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 
+#: How many made the weights that are here. A cycle is about an hour on two idle cores.
+CYCLES = 1
+
 #: The amplitude of the positions that training begins with, in spreads of a word's dimensions.
 POSITION_SCALE = 2.0
 
+#: Steps of the first cycle after which the weights are kept.
 SNAPSHOTS = (200, 400, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 3500)
 
 #: Steps between looks at the heads, so that a run shows when they form.
@@ -37,14 +41,16 @@ LOOK_EVERY = 100
 
 
 def main() -> None:
-    """Trains and saves the model with the record of its training."""
+    """Trains and saves the model with the record of its training and its card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000, help="training steps")
+    parser.add_argument("--cycles", type=int, default=CYCLES, help="cycles of the learning rate")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps of each")
     parser.add_argument("--seed", type=int, default=0, help="decides the initial weights, the corpus and the dropout")
     parser.add_argument("--batch", type=int, default=32, help="rows of 128 words per step")
     parser.add_argument("--attn-dropout", type=float, default=0.0, help="rate on attention patterns, in training alone")
     parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "next", help="where the model goes")
+    parser.add_argument("--cases", type=int, default=CASES["english"], help="prompts of each task in the card")
     args = parser.parse_args()
 
     tokenizer = word_tokenizer()
@@ -60,32 +66,49 @@ def main() -> None:
         logits, _ = model.apply(params, rows[:, :-1], key=dropout, unroll=config.n_layers)
         return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]).mean()
 
-    def rows(step: int) -> np.ndarray:
-        copies = 3 * args.batch // 4 if step < COPYING_SHARE * args.steps else 0
-        sizes = ((copies, COPYING), (args.batch - copies, MECHANISMS))
-        how = {"seed": args.seed, "n_ctx": config.n_ctx}
-        return np.concatenate([batch(ids, step, size=size, mechanisms=kinds, **how) for size, kinds in sizes])
-
     def save(folder: Path, params: Any) -> None:
         checkpoints.save(folder, model, params, tokenizer, stored_as="float16")
 
-    def look(step: int, params: Any) -> None:
-        if step in SNAPSHOTS:
-            save(args.folder / "snapshots" / f"step-{step}", params)
-        scores, _ = head_scores(model, params, bos=ids["<bos>"], n=50, draws=16)
-        best = ", ".join(f"{name} {each.mean(0).max():.3f}" for name, each in scores.items())
-        tqdm.write(f"step {step}: the best heads' scores are {best}")
+    def run_cycle(number: int, folder: Path, params: Any) -> None:
+        before = (number - 1) * args.steps
 
-    args.folder.mkdir(parents=True, exist_ok=True)
-    params, record = train(
-        loss, mimetic_init(model, args.seed, POSITION_SCALE * config.d_model**-0.5), rows,
-        adamw(args.steps, 2e-3, warmup=100), steps=args.steps, seed=args.seed,
-        settings={"seed": args.seed, "batch": args.batch, "attn_dropout": args.attn_dropout}, folder=args.folder,
-        save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
-    )  # fmt: skip
+        def rows(step: int) -> np.ndarray:
+            copies = 3 * args.batch // 4 if before + step < COPYING_SHARE * args.steps else 0
+            sizes = ((copies, COPYING), (args.batch - copies, MECHANISMS))
+            how = {"seed": args.seed, "n_ctx": config.n_ctx}
+            return np.concatenate([batch(ids, before + step, size=n, mechanisms=kinds, **how) for n, kinds in sizes])
+
+        def look(step: int, params: Any) -> None:
+            if before + step in SNAPSHOTS:
+                save(args.folder / "snapshots" / f"step-{step}", params)
+            scores, _ = head_scores(model, params, bos=ids["<bos>"], n=50, draws=16)
+            best = ", ".join(f"{name} {each.mean(0).max():.3f}" for name, each in scores.items())
+            tqdm.write(f"cycle {number}, step {step}: the best heads' scores are {best}")
+
+        folder.mkdir(parents=True, exist_ok=True)
+        params, record = train(
+            loss, params, rows, adamw(args.steps, 2e-3, warmup=100), steps=args.steps, seed=args.seed + before,
+            settings={"seed": args.seed, "batch": args.batch, "attn_dropout": args.attn_dropout}, folder=folder,
+            save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
+        )  # fmt: skip
+        record.write(folder)
+        save(folder, params)
+
+    params = mimetic_init(model, args.seed, POSITION_SCALE * config.d_model**-0.5)
+    records = []
+    for number in range(1, args.cycles + 1):
+        folder = args.folder / "cycles" / str(number)
+        if not (folder / "model.safetensors").exists():
+            run_cycle(number, folder, params)
+        # what is stored, so that a cycle begins the same whether or not the one before was run just now
+        _, params, _ = ji.load(folder)
+        found = TrainingRecord.read(folder)
+        if found is None or (found.settings["seed"], found.steps) != (args.seed, args.steps):
+            raise SystemExit(f"{folder} is of another run: remove it or go on with that")
+        records.append(found)
     save(args.folder, params)
-    record.write(args.folder)
-    card = make_card("english", args.folder)
+    TrainingRecord.joined(records).write(args.folder)
+    card = make_card("english", args.folder, n=args.cases)
     card.write(args.folder)
     print(card.markdown())
 
