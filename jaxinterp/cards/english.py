@@ -364,8 +364,8 @@ def _summary(model: Transformer, params: Params) -> str:
     return f"""
 A small transformer with behaviours that are known, and mechanisms behind them that are not trivial: who receives what
 is given, which noun a verb agrees with, what comes next in a series, which year can follow, what is true of whom,
-which bracket closes, and the copying of whatever was read before. It is to take the place of the built-in `english`, and
-is in training: `model, params, tokenizer = ji.load("models/english/next")`.
+which bracket closes, and the copying of whatever was read before. It is to take the place of the built-in `english`,
+and is in training: `model, params, tokenizer = ji.load("models/english/next")`.
 
 | | |
 |---|---|
