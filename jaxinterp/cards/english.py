@@ -364,8 +364,8 @@ def _summary(model: Transformer, params: Params) -> str:
     return f"""
 A small transformer with behaviours that are known, and mechanisms behind them that are not trivial: who receives what
 is given, which noun a verb agrees with, what comes next in a series, which year can follow, what is true of whom,
-which bracket closes, and the copying of whatever was read before. It comes with the library: `model, params,
-tokenizer = ji.load("english")`.
+which bracket closes, and the copying of whatever was read before. It is to take the place of the built-in `english`,
+and is in training: `model, params, tokenizer = ji.load("models/english/next")`.
 
 | | |
 |---|---|
@@ -403,7 +403,7 @@ may be nameless, or somebody's sister.
 
 ## Recipe
 
-    python models/english/train.py            # trains, saves, writes this card
+    python models/english/next.py             # trains, saves, writes this card
 
 AdamW (β₂ 0.98, weight decay 0.05 on matrices), gradient norm clipped at 1. In each cycle the learning rate has 100
 steps of warmup to 2e-3 and then a cosine to 2e-4; the weights after each cycle are kept, as float16, and are what the

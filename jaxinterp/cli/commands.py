@@ -25,8 +25,7 @@ from jaxinterp.tasks.pairs import PromptPair
 from jaxinterp.tasks.prompts import TokenPairs, tokenize_pairs
 
 TASKS = (
-    *("indirect_objects", "agreement", "successions", "interleaved_successions", "facts_about", "greater_than"),
-    *("nesting", "arguments", "reflexives"),
+    *("indirect_objects", "agreement", "successions"),
     *("natural.indirect_objects", "natural.greater_than", "natural.agreement", "natural.facts"),
 )
 
