@@ -115,14 +115,18 @@ def sinusoidal_init(model: Transformer, seed: int, scale: float) -> Params:
       model: with a position embedding. seed: of the other weights.
       scale: the sinusoids' amplitude.
 
+    Raises:
+      ValueError: a model without a position embedding.
+
     Example:
       >>> from jaxinterp.training import sinusoidal_init
       >>> weights = sinusoidal_init(model, seed=0, scale=1.0)
       >>> bool((weights["W_E"][:, :8] == 0).all())
       True
     """
-    params = scaled_init(model, seed)
-    width = model.config.d_model // 8 * 2
+    if model.config.positions not in ("learned", "qk"):
+        raise ValueError(f"expected a model with a position embedding, got positions={model.config.positions!r}")
+    params, width = scaled_init(model, seed), _place_width(model)
     wavelengths = np.geomspace(3, 2 * model.config.n_ctx, width // 2)
     angles = 2 * np.pi * np.arange(model.config.n_ctx)[:, None] / wavelengths
     place = scale * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
@@ -138,12 +142,15 @@ def mimetic_init(model: Transformer, seed: int, scale: float) -> Params:
     As trained heads often do, a head's keys are begun as nearly its queries, and its output leads values back into
     the dimensions that they came from. In the first layer queries and keys are made of positions, so that heads look
     nearby; in later layers of words, so that they look for the same word. Nothing here is a circuit: what a head looks
-    for, and what it does with it, is learnt. All heads read and write words alone. After "Mimetic Initialization of
+    for, and what it does with it, is learnt. Values are made of words alone. After "Mimetic Initialization of
     Self-Attention Layers" (Trockman and Kolter, 2023).
 
     Args:
       model: with a position embedding, and as many keys as queries. seed: of whatever is drawn.
       scale: the amplitude of the sinusoids.
+
+    Raises:
+      ValueError: a model without a position embedding, or whose keys are shared by several queries.
 
     Example:
       >>> from jaxinterp.training import mimetic_init
@@ -152,8 +159,9 @@ def mimetic_init(model: Transformer, seed: int, scale: float) -> Params:
       >>> round(float(np.corrcoef(q, k)[0, 1]), 1)
       0.9
     """
-    params, d_model = sinusoidal_init(model, seed, scale), model.config.d_model
-    width = d_model // 8 * 2
+    if model.config.groups != 1:
+        raise ValueError(f"expected as many keys as queries, got {model.config.groups} queries to a key")
+    params, d_model, width = sinusoidal_init(model, seed, scale), model.config.d_model, _place_width(model)
     is_place = (np.arange(d_model) < width)[None, None, :, None]
     is_first = (np.arange(model.config.n_layers) == 0)[:, None, None, None]
     # as large as if all dimensions were read; sharper where neighbours must be told from one another
@@ -168,6 +176,11 @@ def mimetic_init(model: Transformer, seed: int, scale: float) -> Params:
         "W_V": values,
         "W_O": 0.8 * spread * back + 0.6 * outputs,
     }
+
+
+def _place_width(model: Transformer) -> int:
+    """How many dimensions positions take at first: a quarter, an even number."""
+    return model.config.d_model // 8 * 2
 
 
 def train(

@@ -112,8 +112,12 @@ def card(
     """
     if n < 8 or n % 4:
         raise ValueError(f"n must be a multiple of 4, and at least 8, got {n}")
-    if tokenizer.token_to_id("Hartwell") is None or model.config.n_ctx < 128:
-        raise ValueError(f"expected a model of the corpus with a context of 128 words, got {model.config.n_ctx}")
+    if tokenizer.token_to_id("Hartwell") is None:
+        raise ValueError(
+            "the tokenizer is not that of the corpus: expected a model that models/english/next.py trained"
+        )
+    if model.config.n_ctx < 128:
+        raise ValueError(f"expected a model with a context of 128 words, got {model.config.n_ctx}")
     reader = _Reader(model, params, tokenizer, seed)
     pairs = {name: each.prompts(n, seed=seed, split="held_out") for name, each in EVALUATIONS.items()}
     differences = {name: reader.differences(each) for name, each in pairs.items()}

@@ -81,8 +81,8 @@ class Transformer:
           mask: bool[batch, pos], False at padding; each row one run of tokens, padded on either side. Positions
             count from each prompt's first token. Rows of padding come out finite and meaningless.
           key: turns dropout on, for training.
-          unroll: how many blocks the compiled program lays out one after another before it loops; more take longer to
-            compile, and less to differentiate (`n_layers`: three quarters of the time on CPUs).
+          unroll: how many blocks the compiled program lays out one after another before it loops, at least 1; more take
+            longer to compile, and less to differentiate on CPUs, since less is stacked by layer.
 
         Returns:
           logits [batch, pos, vocab] (float32 at least) and the cache `{site: array}`, layer first.
@@ -103,6 +103,8 @@ class Transformer:
         sites = self.sites
         check_interventions(sites, interventions or {}, geometry)
         named = check_capture(sites, capture, geometry)
+        if type(unroll) is not int or unroll < 1:
+            raise ValueError(f"unroll must be an int of at least 1, got {unroll!r}")
         edits = joined(interventions)
         logits, cache, _ = _forward(self, params, tokens, edits, named, mask, key, keep_run=False, unroll=unroll)
         return logits, cache

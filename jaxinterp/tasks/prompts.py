@@ -125,7 +125,13 @@ def answer_token(tokenizer: Tokenizer, prompt: str, answer: str) -> int:
 
 
 def unknown_ids(tokenizer: Tokenizer) -> set[int]:
-    """The ids that stand for words the tokenizer does not know."""
+    """The ids that stand for words the tokenizer does not know.
+
+    Example:
+      >>> _, _, tokenizer = ji.load("english")
+      >>> unknown_ids(tokenizer) == {tokenizer.token_to_id("<unk>")}
+      True
+    """
     return {i for i in map(tokenizer.token_to_id, ("<unk>", "[UNK]", "<UNK>")) if i is not None}
 
 

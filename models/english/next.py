@@ -33,7 +33,7 @@ CYCLES = 1
 #: The amplitude of the positions that training begins with, in spreads of a word's dimensions.
 POSITION_SCALE = 2.0
 
-#: Steps of the first cycle after which the weights are kept.
+#: Steps, of all cycles together, after which the weights are kept.
 SNAPSHOTS = (200, 400, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 3500)
 
 #: Steps between looks at the heads, so that a run shows when they form.
@@ -66,6 +66,8 @@ def main() -> None:
         logits, _ = model.apply(params, rows[:, :-1], key=dropout, unroll=config.n_layers)
         return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]).mean()
 
+    settings = {"seed": args.seed, "batch": args.batch, "attn_dropout": args.attn_dropout}
+
     def save(folder: Path, params: Any) -> None:
         checkpoints.save(folder, model, params, tokenizer, stored_as="float16")
 
@@ -80,7 +82,7 @@ def main() -> None:
 
         def look(step: int, params: Any) -> None:
             if before + step in SNAPSHOTS:
-                save(args.folder / "snapshots" / f"step-{step}", params)
+                save(args.folder / "snapshots" / f"step-{before + step}", params)
             scores, _ = head_scores(model, params, bos=ids["<bos>"], n=50, draws=16)
             best = ", ".join(f"{name} {each.mean(0).max():.3f}" for name, each in scores.items())
             tqdm.write(f"cycle {number}, step {step}: the best heads' scores are {best}")
@@ -88,7 +90,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         params, record = train(
             loss, params, rows, adamw(args.steps, 2e-3, warmup=100), steps=args.steps, seed=args.seed + before,
-            settings={"seed": args.seed, "batch": args.batch, "attn_dropout": args.attn_dropout}, folder=folder,
+            settings=settings, folder=folder,
             save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
         )  # fmt: skip
         record.write(folder)
@@ -103,8 +105,8 @@ def main() -> None:
         # what is stored, so that a cycle begins the same whether or not the one before was run just now
         _, params, _ = ji.load(folder)
         found = TrainingRecord.read(folder)
-        if found is None or (found.settings["seed"], found.steps) != (args.seed, args.steps):
-            raise SystemExit(f"{folder} is of another run: remove it or go on with that")
+        if found is None or found.settings != settings | {"steps": args.steps}:
+            raise SystemExit(f"{folder} is of another run, {found and found.settings}: remove it or go on with that")
         records.append(found)
     save(args.folder, params)
     TrainingRecord.joined(records).write(args.folder)

@@ -271,3 +271,23 @@ def test_half_precision_keeps_its_dtype_and_its_logits_wide(small, dtype):
     assert cache["resid_post"].dtype == cache["pattern"].dtype == jnp.dtype(dtype)
     full, _ = model.apply(params, tokens)
     assert float(jnp.abs(logits - full).max()) < 0.05 * float(jnp.abs(full).max())
+
+
+@pytest.mark.parametrize("capture", [("z",), {"z": ji.at(layer=1)}], ids=["all layers", "one layer"])
+def test_unrolled_blocks_change_neither_logits_nor_captures_nor_gradients(small, capture):
+    model, params, tokens = small
+    edits = {"z": ji.scale(0.5, ji.at(layer=1, head=0))}
+
+    def both(unroll):
+        def loss(params):
+            logits, cache = model.apply(params, tokens, edits, capture=capture, unroll=unroll)
+            return jnp.square(logits).mean(), (logits, cache)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    looped, unrolled = both(1), both(model.config.n_layers)
+    for one, other in zip(jax.tree.leaves(looped), jax.tree.leaves(unrolled), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+    for wrong in (0, True, 1.5):
+        with pytest.raises(ValueError, match="unroll must be an int of at least 1"):
+            model.apply(params, tokens, unroll=wrong)

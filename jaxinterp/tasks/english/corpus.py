@@ -452,7 +452,7 @@ def _list_twice(choose: Chooser, split: Split) -> list[str]:
 
 
 def _pairs_again(choose: Chooser, split: Split) -> list[str]:
-    """Two to six pairs of words, read two to four times in any order: not in texts, but to begin with.
+    """Up to six pairs of words, read two to four times in any order: not in texts, but to begin with.
 
     Which word comes after the first of a pair can be told from where the pair stood before, and in no other way.
     """
