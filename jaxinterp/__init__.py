@@ -14,6 +14,7 @@ from jaxinterp.io.prompts import read_pairs
 from jaxinterp.io.results import save_effects
 from jaxinterp.metrics import Metric, cross_entropy, kl_divergence, log_prob, logit_diff, prob, rank
 from jaxinterp.model.config import RotaryScaling, TransformerConfig
+from jaxinterp.model.factored import FactoredMatrix, ov_circuit, qk_circuit
 from jaxinterp.model.interventions import (
     Intervention,
     add,
@@ -30,6 +31,7 @@ from jaxinterp.model.interventions import (
     zero,
 )
 from jaxinterp.model.place import count_selected, place
+from jaxinterp.model.processing import center_unembedding, center_writing_weights, fold_layer_norm, fold_value_biases
 from jaxinterp.model.run import Run
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer
@@ -44,6 +46,7 @@ from jaxinterp.plots import effects_heatmap
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
 
 __all__ = [
+    "FactoredMatrix",
     "Intervention",
     "Metric",
     "Plan",
@@ -62,11 +65,15 @@ __all__ = [
     "at",
     "builtin_models",
     "causal_tracing",
+    "center_unembedding",
+    "center_writing_weights",
     "combine",
     "count_selected",
     "cross_entropy",
     "effects_heatmap",
     "evaluate",
+    "fold_layer_norm",
+    "fold_value_biases",
     "joined",
     "kl_divergence",
     "layer_windows",
@@ -74,6 +81,7 @@ __all__ = [
     "load",
     "log_prob",
     "logit_diff",
+    "ov_circuit",
     "partition",
     "path_patching",
     "per_example",
@@ -81,6 +89,7 @@ __all__ = [
     "plan_patching",
     "prob",
     "project_out",
+    "qk_circuit",
     "rank",
     "read_pairs",
     "replace",
