@@ -37,18 +37,19 @@ def norm(
 ) -> jax.Array:
     """LayerNorm or RMSNorm over the last axis, through the sites `name.scale` and `name.normalized`.
 
-    `scale` is sqrt(variance + eps) (layer) or sqrt(mean square + eps) (rms); `normalized` is what the next
-    weights read, gain and bias included.
+    `scale` is sqrt(variance + eps) (layer) or sqrt(mean square + eps) (rms); `normalized` is the
+    stream divided by it, before gain and bias. Both have at least 32 bits.
     """
     wide = at_least_float32(x)
     if config.normalization == "layer":
         wide = wide - wide.mean(-1, keepdims=True)
     scale = jnp.sqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + config.eps)
     gain = at_least_float32(weights[f"{name}.w"])
-    out = wide / site(f"{name}.scale", scale) * (1 + gain if config.norm_plus_one else gain)
+    normalized = site(f"{name}.normalized", wide / site(f"{name}.scale", scale))
+    out = normalized * (1 + gain if config.norm_plus_one else gain)
     if f"{name}.b" in weights:
         out = out + at_least_float32(weights[f"{name}.b"])
-    return site(f"{name}.normalized", out.astype(x.dtype))
+    return out.astype(x.dtype)
 
 
 def rms_norm(config: TransformerConfig, gain: jax.Array, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -6,6 +6,7 @@ import types
 from collections.abc import Mapping
 
 from jaxinterp.model.config import TransformerConfig, suggest
+from jaxinterp.model.hook_names import site_of_hook
 
 #: What a coordinate may be called, where that is not the axis' own name.
 AXIS_ALIASES = {"head": ("head", "kv_head"), "neuron": ("d_mlp",)}
@@ -147,6 +148,12 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
 
 def check_site(sites: dict[str, SiteSpec], name: object) -> SiteSpec:
     """The spec of a site; raises a ValueError with the nearest name for one the model does not have."""
+    if isinstance(name, str) and name not in sites and (found := site_of_hook(name)) is not None:
+        site, layer = found
+        raise ValueError(
+            f"unknown site {name!r}; here it is {site!r}"
+            + (f", with ji.at(layer={layer})" if layer is not None else "")
+        )
     if not isinstance(name, str) or name not in sites:
         raise ValueError(f"unknown site {name!r}; {suggest(str(name), sites)}")
     return sites[name]
