@@ -44,6 +44,7 @@ from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tracing import causal_tracing
 from jaxinterp.plots import effects_heatmap
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
+from jaxinterp.tasks.texts import to_single_token, to_str_tokens, to_string, to_tokens
 
 __all__ = [
     "FactoredMatrix",
@@ -99,6 +100,10 @@ __all__ = [
     "scale",
     "stop_gradient",
     "tasks",
+    "to_single_token",
+    "to_str_tokens",
+    "to_string",
+    "to_tokens",
     "tokenize_pairs",
     "zero",
 ]

@@ -89,8 +89,10 @@ def _array(rows: Any) -> Any:
     return np.asarray(rows)
 
 
-def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Token lists as int32[batch, pos], padded on the right, and the mask (None if all are equally long).
+def pad(
+    sequences: Sequence[Sequence[int]], pad_id: int, *, side: str = "right"
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Token lists as int32[batch, pos], padded on one side, and the mask (None if all are equally long).
 
     Example:
       >>> rows, mask = ji.tasks.pad([[1, 2, 3], [4, 5]], pad_id=0)
@@ -100,7 +102,10 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np
     lengths = np.array([len(s) for s in sequences])
     if not len(lengths) or not lengths.all():
         raise ValueError(f"empty prompt: {'no prompts at all' if not len(lengths) else f'prompt {lengths.argmin()}'}")
+    if side not in ("right", "left"):
+        raise ValueError(f"padding side must be 'right' or 'left', got {side!r}")
     mask = np.arange(lengths.max()) < lengths[:, None]
+    mask = mask if side == "right" else mask[:, ::-1]
     tokens = np.full(mask.shape, pad_id, np.int32)
     tokens[mask] = np.concatenate([np.asarray(s, np.int32) for s in sequences])
     return tokens, None if mask.all() else mask

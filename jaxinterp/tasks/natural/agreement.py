@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.natural import words
-from jaxinterp.tasks.natural.alignment import Draft, check_tokenizer
+from jaxinterp.tasks.natural.alignment import Draft, check_answers_follow
 from jaxinterp.tasks.natural.collection import NaturalPairs, collect, of_split, one_token_words, require
 from jaxinterp.tasks.splits import Split
 
@@ -91,7 +91,7 @@ def agreement(
     """
     if structure is not None and structure not in TEMPLATES:
         raise ValueError(f"unknown structure {structure!r}; expected one of: {', '.join(TEMPLATES)}, None")
-    check_tokenizer(tokenizer, bos)
+    check_answers_follow(tokenizer, bos)
     options = of_split(words.NOUNS, split, key=lambda noun: noun)
     nouns, nouns_left = one_token_words(tokenizer, options, forms=lambda noun: noun)
     require("agreement", "nouns", nouns, 2, nouns_left)

@@ -12,6 +12,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from jaxinterp.tasks.prompts import unknown_ids
+from jaxinterp.tasks.texts import check_tokenizer
 
 #: A token of a field: its first, its last, or the one after it.
 Edge = Literal["first", "last", "after"]
@@ -93,22 +94,14 @@ class AlignedPair:
     wrong: tuple[int, ...]
 
 
-def check_tokenizer(tokenizer: Tokenizer, bos: str | None) -> None:
-    """Raises for what cannot tokenise prompts one by one, and for a `bos` that is no token of it.
+def check_answers_follow(tokenizer: Tokenizer, bos: str | None) -> None:
+    """Raises for what cannot tokenise prompts that an answer follows.
 
     Raises:
-      ValueError: not a `tokenizers.Tokenizer`; one that pads, truncates, draws at random, or adds a token behind the
-        text; an unknown `bos`.
+      TypeError: not a `tokenizers.Tokenizer`.
+      ValueError: one that pads, truncates, draws at random, or adds a token behind the text; an unknown `bos`.
     """
-    if not isinstance(tokenizer, Tokenizer):
-        hint = ": pass its backend_tokenizer" if hasattr(tokenizer, "backend_tokenizer") else ""
-        raise ValueError(f"tokenizer must be a tokenizers.Tokenizer, got {type(tokenizer).__name__}{hint}")
-    if tokenizer.padding is not None or tokenizer.truncation is not None:
-        raise ValueError("the tokenizer pads or truncates: call its no_padding() and no_truncation() first")
-    if getattr(tokenizer.model, "dropout", None):
-        raise ValueError("the tokenizer's model has dropout, so one text has many tokenisations")
-    if bos and (not isinstance(bos, str) or tokenizer.token_to_id(bos) is None):
-        raise ValueError(f"bos={bos!r} is not a token of this tokenizer; None leaves it to the tokenizer, '' has none")
+    check_tokenizer(tokenizer, bos)
     encoded = encode(tokenizer, "The", bos)
     if encoded.spans and encoded.spans[-1] is None:
         raise ValueError(
@@ -132,7 +125,7 @@ def encode(tokenizer: Tokenizer, text: str, bos: str | None) -> Encoded:
     if not bos:
         return Encoded(tuple(encoding.ids), tuple(encoding.tokens), spans)
     front = tokenizer.token_to_id(bos)
-    assert front is not None  # check_tokenizer has seen it
+    assert front is not None  # check_answers_follow has seen it
     return Encoded((front, *encoding.ids), (bos, *encoding.tokens), (None, *spans))
 
 

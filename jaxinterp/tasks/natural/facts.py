@@ -6,7 +6,7 @@ The form is that of Meng et al. 2022 (arXiv 2202.05262): a subject, a relation, 
 from tokenizers import Tokenizer
 
 from jaxinterp.tasks.choices import Chooser
-from jaxinterp.tasks.natural.alignment import Draft, check_tokenizer, encode
+from jaxinterp.tasks.natural.alignment import Draft, check_answers_follow, encode
 from jaxinterp.tasks.natural.collection import NaturalPairs, collect, of_split, one_token_words
 from jaxinterp.tasks.natural.relations import RELATIONS, Fact
 from jaxinterp.tasks.splits import Split
@@ -58,7 +58,7 @@ def facts(
     """
     if relation is not None and relation not in RELATIONS:
         raise ValueError(f"unknown relation {relation!r}; expected one of: {', '.join(RELATIONS)}, None")
-    check_tokenizer(tokenizer, bos)
+    check_answers_follow(tokenizer, bos)
     relations = (relation,) if relation else tuple(RELATIONS)
     answers_left: dict[str, None] = {}
     alone: list[str] = []

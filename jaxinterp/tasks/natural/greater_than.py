@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.natural import words
-from jaxinterp.tasks.natural.alignment import Draft, check_tokenizer, encode, next_tokens
+from jaxinterp.tasks.natural.alignment import Draft, check_answers_follow, encode, next_tokens
 from jaxinterp.tasks.natural.collection import NaturalPairs, collect, of_split
 from jaxinterp.tasks.splits import Split
 
@@ -94,7 +94,7 @@ def greater_than(
     """
     if compare is not None and compare not in GIVEN:
         raise ValueError(f"unknown compare {compare!r}; expected one of: {', '.join(GIVEN)}, None")
-    check_tokenizer(tokenizer, bos)
+    check_answers_follow(tokenizer, bos)
     events = of_split(words.EVENTS, split, key=lambda noun: (noun,))
     possible = {kind: _endings(tokenizer, kind) for kind in ([compare] if compare else GIVEN)}
     kind = next((kind for kind, endings in possible.items() if endings), None)

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.indirect_objects import ROLES, Corruption, Order
 from jaxinterp.tasks.natural import words
-from jaxinterp.tasks.natural.alignment import Draft, check_tokenizer
+from jaxinterp.tasks.natural.alignment import Draft, check_answers_follow
 from jaxinterp.tasks.natural.collection import NaturalPairs, collect, of_split, one_token_words, require
 from jaxinterp.tasks.splits import Split
 
@@ -80,7 +80,7 @@ def indirect_objects(
         raise ValueError(f"unknown order {order!r}; expected one of: ABBA, BABA, None")
     if corruption not in ("swap", "abc"):
         raise ValueError(f"unknown corruption {corruption!r}; expected one of: swap, abc")
-    check_tokenizer(tokenizer, bos)
+    check_answers_follow(tokenizer, bos)
     pools: dict[str, tuple[str, ...]] = {}
     left_out: dict[str, tuple[str, ...]] = {}
     names_needed = 2 if corruption == "swap" else 5
