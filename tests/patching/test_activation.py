@@ -1,5 +1,7 @@
 """Sweeps against single edited forwards, directions, normalisation, joint sets, roles, and what is refused."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -368,6 +370,33 @@ def test_grouped_heads_are_not_mixed_with_query_heads():
         ji.activation_patching(
             model, params, base, source, sites=("q", "k"), over=("head",), metric=ji.logit_diff(1, 2)
         )
+
+
+@pytest.mark.parametrize("name", ["llama-grouped", "gemma2-tied", "qwen3-grouped"])
+@pytest.mark.parametrize("site", ["k", "v"])
+def test_keys_and_values_by_kv_head_in_both_directions(name, site):
+    model, params, _ = ji.load(Path(__file__).parents[1] / "goldens" / name)
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, model.config.d_vocab, (2, 5))
+    corrupted = np.where(np.arange(5) < 2, clean, (clean + 7) % model.config.d_vocab)
+    metric = ji.logit_diff(np.array([3, 4]), np.array([5, 6]))
+    forward = jax.jit(lambda tokens, edits: model.apply(params, tokens, edits, capture=("k", "v")))
+
+    def value(tokens, edits):
+        logits = np.asarray(forward(tokens, edits)[0])[:, -1]
+        return logits[[0, 1], [3, 4]] - logits[[0, 1], [5, 6]]
+
+    for base, source in ((corrupted, clean), (clean, corrupted)):
+        effects = ji.activation_patching(
+            model, params, base, source, site=site, over=("layer", "kv_head", "pos"), metric=metric, per_example=True
+        )
+        assert effects.shape == (model.config.n_layers, model.config.n_kv_heads, 5, 2)
+        cache, reference = forward(source, {})[1][site], value(base, {})
+        for layer, head, pos in np.ndindex(*effects.shape[:3]):
+            where = ji.at(layer=jnp.int32(layer), head=jnp.int32(head), pos=jnp.int32(pos))
+            expected = value(base, {site: ji.replace(cache, where)}) - reference
+            np.testing.assert_allclose(effects[layer, head, pos], expected, atol=1e-4)
+            assert (effects[layer, head, pos] == 0).all() == (pos < 2)
 
 
 def test_renormalising_leaves_other_rows_as_they_stand(pair):
