@@ -340,7 +340,7 @@ def _gate(pairs: Mapping[str, Sequence[PromptPair]], n: int, seed: int) -> list[
     measures = []
     for name, scored in pairs.items():
         trained = EVALUATIONS[name].prompts(n, seed=seed + 100, split="train")
-        for predictor, (fitted, _) in gate(scored, trained, NOUNS).items():
+        for predictor, fitted in gate(scored, trained, NOUNS).items():
             low, high = stats.binomtest(round(fitted * n), n).proportion_ci(method="wilson")
             measures.append(
                 Measure(f"{name}: {predictor}", fitted, low, high, n, "%", f"≤ {100 * GATE:g} %", fitted <= GATE)

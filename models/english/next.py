@@ -18,7 +18,8 @@ import jaxinterp as ji
 from jaxinterp.cards.induction import head_scores
 from jaxinterp.cards.make import CASES, make_card
 from jaxinterp.io import checkpoints
-from jaxinterp.tasks.english.corpus import MECHANISMS, batch
+from jaxinterp.tasks.english.corpus import batch
+from jaxinterp.tasks.english.documents import MECHANISMS
 from jaxinterp.tasks.english.tokenizer import word_tokenizer
 from jaxinterp.training import TrainingRecord, adamw, mimetic_init, train
 

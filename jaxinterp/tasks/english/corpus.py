@@ -5,7 +5,7 @@ counterexamples, so that no shortcut is right everywhere.
 """
 
 from bisect import bisect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 
@@ -14,136 +14,30 @@ import numpy as np
 from jaxinterp.tasks.choices import Chooser, chooser
 from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.agreement import RULES as AGREEMENT_RULES
-from jaxinterp.tasks.english.agreement import SEES, STRUCTURES, VERBS, draw_agreement
-from jaxinterp.tasks.english.arguments import MARKS, draw_arguments
+from jaxinterp.tasks.english.agreement import SEES, STRUCTURES, VERBS
+from jaxinterp.tasks.english.arguments import MARKS
 from jaxinterp.tasks.english.arguments import RULES as ARGUMENTS_RULES
-from jaxinterp.tasks.english.biographies import SENTENCES, draw_biography
-from jaxinterp.tasks.english.facts import RELATIONS, draw_fact
+from jaxinterp.tasks.english.biographies import SENTENCES
+from jaxinterp.tasks.english.documents import KINDS, MECHANISMS, RULES, draw_document
+from jaxinterp.tasks.english.facts import RELATIONS
 from jaxinterp.tasks.english.facts import RULES as FACTS_RULES
 from jaxinterp.tasks.english.facts import TEMPLATES as FACTS_TEMPLATES
 from jaxinterp.tasks.english.greater_than import RULES as GREATER_THAN_RULES
 from jaxinterp.tasks.english.greater_than import TEMPLATES as GREATER_THAN_TEMPLATES
-from jaxinterp.tasks.english.greater_than import draw_greater_than
-from jaxinterp.tasks.english.indirect_objects import CLAUSES, MENTIONS, OPENINGS, draw_indirect_object
+from jaxinterp.tasks.english.indirect_objects import CLAUSES, OPENINGS
 from jaxinterp.tasks.english.indirect_objects import RULES as INDIRECT_OBJECTS_RULES
-from jaxinterp.tasks.english.nesting import CLOSERS, draw_nesting
+from jaxinterp.tasks.english.nesting import CLOSERS
 from jaxinterp.tasks.english.nesting import RULES as NESTING_RULES
 from jaxinterp.tasks.english.nesting import TEMPLATES as NESTING_TEMPLATES
-from jaxinterp.tasks.english.phrases import PHRASES, companions, write
 from jaxinterp.tasks.english.reflexives import RULES as REFLEXIVES_RULES
 from jaxinterp.tasks.english.reflexives import TEMPLATES as REFLEXIVES_TEMPLATES
-from jaxinterp.tasks.english.reflexives import draw_reflexive
-from jaxinterp.tasks.english.successions import TRACK_RULES, TRACKS, draw_tracks
+from jaxinterp.tasks.english.successions import TRACK_RULES, TRACKS
 from jaxinterp.tasks.english.templates import RULES as TEMPLATE_RULES
-from jaxinterp.tasks.english.templates import TEMPLATES, draw_template
-from jaxinterp.tasks.grammar import compose, expand, grammar, is_symbol, terminals
+from jaxinterp.tasks.english.templates import TEMPLATES
+from jaxinterp.tasks.grammar import is_symbol, terminals
 from jaxinterp.tasks.splits import Split
-from jaxinterp.tasks.successions import CARRIERS, SERIES, draw_succession, items
+from jaxinterp.tasks.successions import CARRIERS, SERIES
 from jaxinterp.tasks.successions import GRAMMAR as SUCCESSIONS_GRAMMAR
-
-RULES = PHRASES | grammar(
-    {
-        "RECEIVER": ("the PERSON", "the MOOD PERSON", "a PERSON", "the PERSON at the PLACE"),
-        "THEY": ("they bought THING CLOSE", "they went home .", "they were MOOD CLOSE", "it was a WEATHER day ."),
-        "BE": ("MOOD CLOSE", "at the PLACE .", "near the OBJECT .", "WEATHER .", "QUALITY CLOSE", "in the PLACE CLOSE"),
-        "HAVE": ("been MOOD CLOSE", "been at the PLACE .", "seen the OBJECT CLOSE", "found a COLOR OBJECT ."),
-        "DO": (".", ".", "ADVERB .", "at the PLACE .", "near the PLACE CLOSE", "and NUMBER more come CLOSE"),
-        "SEE": ("is MOOD CLOSE", "were MOOD CLOSE", "DID CLOSE"),
-        "AGAIN": (
-            "and again :",
-            "once more :",
-            "NAME read it again :",
-            "the PERSON said the same :",
-            "and then , as before ,",
-        ),
-        "LOUD": (
-            "NAME read aloud :",
-            "the radio said :",
-            "on the wall stands :",
-            "the PERSON sang :",
-            "the notice said :",
-        ),
-        "GOODS": (
-            "OBJECT",
-            "VOBJECT",
-            "FOOD",
-            "QUALITY OBJECT",
-            "COLOR OBJECT",
-            "MATERIAL OBJECT",
-            "NUMBER PLURAL",
-            "PLACE",
-            "SINGULAR",
-        ),
-        "LISTED": (
-            "NAME bought :",
-            "the list says :",
-            "in the CONTAINER there are :",
-            "NAME saw :",
-            "lost and found :",
-        ),
-    }
-)
-
-#: The kinds of document, the most frequent first: the k-th is drawn in proportion to 1 / (k + 6), a Zipf law.
-MECHANISMS = (
-    "indirect_object",
-    "fact",
-    "passage_twice",
-    "agreement",
-    "list_twice",
-    "biography",
-    "interleaved_succession",
-    "greater_than",
-    "full_name",
-    "succession",
-    "nesting",
-    "arguments",
-    "reflexive",
-    "filler",
-    "list_of_names_twice",
-    "pronoun",
-    "article",
-    "container",
-    "owner",
-    "dialogue",
-    "letter",
-    "comparison",
-    "tense",
-    "counting",
-    "possessive",
-    "particle",
-    "sum",
-    "question",
-    "recipe",
-    "either",
-    "kind",
-    "relative",
-    "from_to",
-    "opposite",
-    "ordinal",
-    "too_to",
-    "between",
-    "both",
-    "condition",
-    "simile",
-    "superlative",
-    "infinitive",
-    "price",
-    "neither",
-    "route",
-    "passive",
-    "as_as",
-    "not_but",
-    "material",
-    "season",
-    "negation",
-    "greeting",
-    "so_that",
-    "not_only",
-    "clock",
-    "reversal",
-    "antonym",
-)
 
 #: Documents of these never begin at such an offset of a training row: `position % 8 == HELD_OUT_OFFSET`.
 EVALUATED = (
@@ -270,7 +164,7 @@ def documents(
 def _stream(choose: Chooser, split: Split, mechanisms: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Documents with the mechanism that each is of."""
     for name in mechanisms:
-        if name not in TEMPLATES and name not in _DRAW:
+        if name not in KINDS:
             raise ValueError(f"unknown mechanism {name!r}; expected some of: {', '.join(MECHANISMS)}")
     if split not in ("train", "held_out"):
         raise ValueError(f"unknown split {split!r}; expected one of: train, held_out")
@@ -278,11 +172,7 @@ def _stream(choose: Chooser, split: Split, mechanisms: Sequence[str]) -> Iterato
     ticks = range(1 << 30)
     while True:
         name = mechanisms[bisect(weights, choose(ticks) / len(ticks) * weights[-1])]
-        yield name, _document(name, choose, split)
-
-
-def _document(name: str, choose: Chooser, split: Split) -> list[str]:
-    return _DRAW[name](choose, split) if name in _DRAW else draw_template(name, choose)
+        yield name, draw_document(name, choose, split)
 
 
 def batch(
@@ -332,183 +222,3 @@ def batch(
             tokens.extend([ids[word] for word in text])
         row[:] = tokens[cut : cut + n_ctx + 1]
     return rows
-
-
-def _indirect_object(choose: Chooser, split: Split) -> list[str]:
-    # The classic form is as common as the others together.
-    mentions = choose(("pair",) * 5 + MENTIONS[1:])
-    pair = draw_indirect_object(choose, split, mentions=mentions)
-    text, s2 = pair.clean.split(), pair.positions["S2"]
-    last = len(text) - 1 - text[::-1].index(pair.wrong)
-    kind = choose(range(25))
-    if kind == 0 and mentions == "pair":
-        return text[:s2] + expand("THEY", RULES, choose)
-    if kind == 1 and mentions == "pair":
-        return text[: s2 + 1] + expand("DID", RULES, choose) + expand("CLOSE", RULES, choose)
-    if kind in (2, 3, 4, 5):
-        return text + expand("RECEIVER", RULES, choose) + expand("CLOSE", RULES, choose)
-    answer = [pair.correct]
-    if kind == 6:
-        # Somebody else gives: either may receive.
-        text[last] = _other_name(choose, pair.correct, pair.wrong)
-        answer = [choose((pair.correct, pair.wrong))]
-    elif kind == 7:
-        answer = [pair.wrong, "'s", choose(v.RELATIVES)]
-    elif kind in (8, 9, 10):
-        answer = [pair.correct, "'s", choose(v.RELATIVES)]
-    return [*text, *answer, *expand("CLOSE", RULES, choose)]
-
-
-def _other_name(choose: Chooser, *names: str) -> str:
-    """One more name, none of which makes a held-out pair with those there are."""
-    while True:
-        other = choose(v.NAMES)
-        if companions(other, names):
-            return other
-
-
-def _agreement(choose: Chooser, split: Split) -> list[str]:
-    pair = draw_agreement(choose, split)
-    text, verb = pair.clean.split(), pair.correct
-    rest = {"is": "BE", "are": "BE", "was": "BE", "were": "BE", "has": "HAVE", "have": "HAVE"}.get(verb, "DO")
-    if any(verb in verbs for verbs in SEES):
-        rest = "SEE"
-    return [*text, verb, *expand(rest, RULES, choose)]
-
-
-def _succession(choose: Chooser, split: Split) -> list[str]:
-    pair = draw_succession(choose, split)
-    text, first, last = pair.clean.split(), pair.positions["FIRST"], pair.positions["LAST"]
-    if choose(range(5)) == 0:
-        repeated = [word if word in (",", "and") else text[first] for word in text[first : last + 1]]
-        return [*text[:first], *repeated, *text[last + 1 :], text[first], "."]
-    after = text[last + 1 :]
-    text.append(pair.correct)
-    if after in ([], [","]):
-        # Such a run goes on for a while: how long it is does not tell where it ends.
-        kind = next(kind for kind, series in SERIES.items() if pair.correct in series)
-        following = SERIES[kind].index(pair.correct) + 1
-        for word in items(kind, following, choose(range(5))):
-            text += [*after, word]
-    return [*text, "."]
-
-
-def _answered(draw: Callable) -> Callable[[Chooser, Split], list[str]]:
-    """A document of a task: a prompt, its answer, and a close."""
-
-    def document(choose: Chooser, split: Split) -> list[str]:
-        pair = draw(choose, split)
-        return [*pair.clean.split(), pair.correct, *expand("CLOSE", RULES, choose)]
-
-    return document
-
-
-def _arguments(choose: Chooser, split: Split) -> list[str]:
-    pair = draw_arguments(choose, split)
-    return [*pair.clean.split(), pair.correct, ":", *expand("ABOUT", ARGUMENTS_RULES, choose), "."]
-
-
-def _nesting(choose: Chooser, split: Split) -> list[str]:
-    pair = draw_nesting(choose, split)
-    middle = compose(choose(("and LONG", "DID", "for NUMBER days", "in LONG")).split(), NESTING_RULES, choose)
-    return [*pair.clean.split(), pair.correct, *middle, pair.wrong, *expand("DID", RULES, choose), "."]
-
-
-def _biography(choose: Chooser, split: Split) -> list[str]:
-    each = draw_biography(choose, split)
-    return [*each.text.split(), each.profession, "."]
-
-
-def _passage_twice(choose: Chooser, split: Split) -> list[str]:
-    """One to three short texts, read aloud, and the same once more: what was said can be said again word by word."""
-    passage: list[str] = []
-    for _ in range(choose((1, 1, 2, 3))):
-        passage += _document(choose(MECHANISMS[13:]), choose, split)
-    if len(passage) > 50 or not passage:
-        return _passage_twice(choose, split)
-    text = write(choose(RULES["LOUD"]), choose, RULES) + passage
-    if choose((True, False)):
-        text += expand("ASIDE", RULES, choose)
-    # Sometimes it is taken up in the middle.
-    start = choose((0, 0, choose(range(len(passage)))))
-    return text + write(choose(RULES["AGAIN"]), choose, RULES) + passage[start:]
-
-
-def _list_twice(choose: Chooser, split: Split) -> list[str]:
-    """A list of anything, and the same list again: words that can be known in no other way than by copying."""
-    comma = choose(((",",), (",",), (), ("and",)))
-    things: list[str] = []
-    for _ in range(choose(range(2, 16))):
-        things += [*expand("GOODS", RULES, choose), *comma]
-    things = things[: len(things) - len(comma)]
-    return [
-        *write(choose(RULES["LISTED"]), choose, RULES),
-        *things,
-        ".",
-        *write(choose(RULES["AGAIN"]), choose, RULES),
-        *things,
-        ".",
-    ]
-
-
-def _pairs_again(choose: Chooser, split: Split) -> list[str]:
-    """Up to six pairs of words, read two to four times in any order: not in texts, but to begin with.
-
-    Which word comes after the first of a pair can be told from where the pair stood before, and in no other way.
-    """
-    firsts: list[str] = [choose(v.NAMES)]
-    for _ in range(choose(range(1, 6))):
-        firsts.append(_other_name(choose, *firsts))
-    if choose((True, False)):  # not people
-        firsts = list(dict.fromkeys(choose(_THINGS) for _ in firsts))
-    seconds = [choose(v.FAMILIES if firsts[0] in v.NAMES else _THINGS) for _ in firsts]
-    words: list[str] = []
-    for _ in range(choose((2, 3, 4))):
-        left = list(zip(firsts, seconds, strict=True))
-        while left:
-            words += left.pop(choose(range(len(left))))
-    return words
-
-
-_THINGS = v.OBJECTS + v.PLACES + v.FOODS + v.MOODS + v.COLORS + v.CITIES
-
-
-def _list_of_names_twice(choose: Chooser, split: Split) -> list[str]:
-    names: list[str] = [choose(v.NAMES)]
-    for _ in range(choose(range(1, 8))):
-        names.append(_other_name(choose, *names))
-    if choose((True, False)):
-        names = [part for name in names for part in (name, choose(v.FAMILIES))]
-    return [*names, *expand("AGAIN", RULES, choose), *names, "."]
-
-
-def _full_name(choose: Chooser, split: Split) -> list[str]:
-    """People with family names, named again later: the family name follows the first name."""
-    names = [choose(v.NAMES)]
-    for _ in range(choose((0, 1, 1, 2))):
-        names.append(_other_name(choose, *names))
-    full = {name: choose(v.FAMILIES) for name in names}
-    text: list[str] = []
-    for turn in range(choose((2, 3, 4)) * len(names)):
-        name = names[turn] if turn < len(names) else choose(names)
-        text += [name, full[name], *expand("DID", RULES, choose), *expand("CLOSE", RULES, choose)]
-    return text[:70]
-
-
-_DRAW: Mapping[str, Callable[[Chooser, Split], list[str]]] = {
-    "indirect_object": _indirect_object,
-    "passage_twice": _passage_twice,
-    "agreement": _agreement,
-    "fact": _answered(draw_fact),
-    "list_twice": _list_twice,
-    "pairs_again": _pairs_again,
-    "biography": _biography,
-    "interleaved_succession": _answered(draw_tracks),
-    "greater_than": _answered(draw_greater_than),
-    "full_name": _full_name,
-    "succession": _succession,
-    "nesting": _nesting,
-    "arguments": _arguments,
-    "reflexive": _answered(draw_reflexive),
-    "list_of_names_twice": _list_of_names_twice,
-}

@@ -15,7 +15,8 @@ from jaxinterp.tasks.english import (
     reflexives,
     word_tokenizer,
 )
-from jaxinterp.tasks.english.corpus import EVALUATED, HELD_OUT_OFFSET, MECHANISMS, batch, documents, words
+from jaxinterp.tasks.english.corpus import EVALUATED, HELD_OUT_OFFSET, batch, documents, words
+from jaxinterp.tasks.english.documents import MECHANISMS
 from jaxinterp.tasks.english.indirect_objects import name_pairs
 from jaxinterp.tasks.english.vocabulary import NAMES
 
