@@ -14,6 +14,7 @@ from jaxinterp.io.prompts import read_pairs
 from jaxinterp.io.results import save_effects
 from jaxinterp.metrics import Metric, cross_entropy, kl_divergence, log_prob, logit_diff, prob, rank
 from jaxinterp.model.config import RotaryScaling, TransformerConfig
+from jaxinterp.model.generate import Generation, generate
 from jaxinterp.model.interventions import (
     Intervention,
     add,
@@ -44,6 +45,7 @@ from jaxinterp.plots import effects_heatmap
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
 
 __all__ = [
+    "Generation",
     "Intervention",
     "Metric",
     "Plan",
@@ -67,6 +69,7 @@ __all__ = [
     "cross_entropy",
     "effects_heatmap",
     "evaluate",
+    "generate",
     "joined",
     "kl_divergence",
     "layer_windows",
