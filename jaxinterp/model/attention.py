@@ -102,7 +102,7 @@ def head_outputs(
       x: the stream the block reads, [batch, rows, d_model], rows from `geometry.start` on.
       place: the position embedding for positions="qk", [batch, rows, d_model].
       prefix: keys (as attention reads them, rotated) and values of the rows before `geometry.start`; where only
-        `geometry.rows` are computed, those of every column, in which the rows' own are put (None: all others 0).
+        `geometry.rows` are computed, those of every column, in which the rows' own are put (None: they are the first).
       key: random key for attention dropout.
       queries: indices into the rows, int[n] or int[batch, n]: only these are computed; None for all.
 
@@ -114,13 +114,14 @@ def head_outputs(
     if config.positions == "rotary":
         q = tap("rot_q", rotate(config, q, data["frequencies"], token_positions(seen)))
         k = tap("rot_k", rotate(config, k, data["frequencies"], token_positions(geometry)))
-    if geometry.rows is not None:
-        blank = jnp.zeros((geometry.batch, geometry.pos, *k.shape[2:]), k.dtype)
-        before = (blank, blank) if prefix is None else prefix
-        keys, values = ([put_rows(whole, part, geometry.rows)] for whole, part in zip(before, (k, v), strict=True))
-    else:
+    if geometry.rows is None:
         # the prefix stands apart: under vmap over edits it is shared, never copied for each
         keys, values = ([k], [v]) if prefix is None else ([prefix[0], k], [prefix[1], v])
+    elif prefix is None:
+        late = ((0, 0), (0, geometry.pos - k.shape[1]), (0, 0), (0, 0))
+        keys, values = [jnp.pad(k, late)], [jnp.pad(v, late)]
+    else:
+        keys, values = ([put_rows(whole, own, geometry.rows)] for whole, own in zip(prefix, (k, v), strict=True))
 
     batch, n_rows = q.shape[:2]
     wide = jnp.promote_types(q.dtype, jnp.float32)
