@@ -37,15 +37,32 @@ def whole_edits(
       geometry: that of the whole sequence, `new` tokens of it generated.
 
     Raises:
-      TypeError, ValueError: as `check_interventions` does, and where an array ends with the prompt, and the edit names
-        positions behind it.
+      TypeError, ValueError: as `check_interventions` does, where an array ends with the prompt and the edit names
+        positions behind it, and for a slice of all new columns that misses new tokens of shorter prompts.
     """
     known = None if geometry.mask is None or not is_concrete(geometry.mask) else geometry.mask
     check_interventions(sites, interventions or {}, geometry._replace(mask=known), new)
+    if known is not None:
+        _check_slices(joined(interventions), np.asarray(known), new)
     return {
         name: tuple(_whole(one, name, sites[name], geometry.pos - new, new) for one in edits)
         for name, edits in joined(interventions).items()
     }
+
+
+def _check_slices(edits: Mapping[str, tuple[Intervention, ...]], mask: np.ndarray, new: int) -> None:
+    """Raises for a slice that begins where the longest prompt ends: shorter ones, padded on the right, end before."""
+    prompt = mask.shape[1] - new
+    firsts = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1) - new
+    for name, several in edits.items():
+        for axis, (start, _, _) in (bounds for one in several if one.where for bounds in one.where.slices):
+            if axis in TOKEN_AXES and (start or 0) >= prompt > firsts.min():
+                row = int(firsts.argmin())
+                raise ValueError(
+                    f"site {name!r}: {axis}= is a slice from {start} on, but the new tokens of prompt {row}, padded on "
+                    f"the right, begin at {firsts[row]}: list them, ji.per_example(mask.sum(1)[:, None] + "
+                    f"np.arange({new})), or pad on the left"
+                )
 
 
 def _whole(one: Intervention, name: str, spec: SiteSpec, prompt: int, new: int) -> Intervention:

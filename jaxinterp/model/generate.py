@@ -64,9 +64,11 @@ def generate(
     prompt, `tokens.shape[1] + i` the i-th new token's, `pos=slice(tokens.shape[1], None)` all new ones'; an edit
     without `pos` acts everywhere. Negative positions count from the end of each *prompt*, which does not move: -1 is
     its last token. A new token's column is the one after its own prompt's last token, so where prompts are padded on
-    the right, new columns differ: `ji.per_example(mask.sum(1)[:, None] + np.arange(max_new_tokens))`. The last new
-    token is not read by anything, and edits at its column have no effect. A value's `pos` axis is 1, the whole
-    sequence, or the prompt, as a cache of the prompt has it: then the edit is of the prompt alone.
+    the right, new columns differ: `ji.per_example(mask.sum(1)[:, None] + np.arange(max_new_tokens))`, and that slice
+    raises. The last new token is not read by anything, and edits at its column have no effect.
+
+    A value's `pos` axis is 1, the whole sequence, or the prompt, as a cache of the prompt has it: then the edit is of
+    the prompt alone (but an axis of 1 is 1 for every position, after a prompt of one token too).
 
     **A position is computed once**, from what stands before it. So `ji.apply_fn` sees the prompt's positions
     together, and then each new one by itself: a function that mixes positions, or an edit of `pattern` at keys that
