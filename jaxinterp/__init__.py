@@ -15,6 +15,7 @@ from jaxinterp.io.results import save_effects
 from jaxinterp.metrics import Metric, cross_entropy, kl_divergence, log_prob, logit_diff, prob, rank
 from jaxinterp.model.config import RotaryScaling, TransformerConfig
 from jaxinterp.model.factored import FactoredMatrix, ov_circuit, qk_circuit
+from jaxinterp.model.generate import Generation, generate
 from jaxinterp.model.interventions import (
     Intervention,
     add,
@@ -48,6 +49,7 @@ from jaxinterp.tasks.texts import to_single_token, to_str_tokens, to_string, to_
 
 __all__ = [
     "FactoredMatrix",
+    "Generation",
     "Intervention",
     "Metric",
     "Plan",
@@ -75,6 +77,7 @@ __all__ = [
     "evaluate",
     "fold_layer_norm",
     "fold_value_biases",
+    "generate",
     "joined",
     "kl_divergence",
     "layer_windows",

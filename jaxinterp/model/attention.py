@@ -101,7 +101,8 @@ def head_outputs(
       weights: one block's. data: one layer's entry of `layer_data`.
       x: the stream the block reads, [batch, rows, d_model], rows from `geometry.start` on.
       place: the position embedding for positions="qk", [batch, rows, d_model].
-      prefix: keys (as attention reads them, rotated) and values of the rows before `geometry.start`.
+      prefix: keys (as attention reads them, rotated) and values of the rows before `geometry.start`; where only
+        `geometry.rows` are computed, those of every column, in which the rows' own are put (None: they are the first).
       key: random key for attention dropout.
       queries: indices into the rows, int[n] or int[batch, n]: only these are computed; None for all.
 
@@ -113,8 +114,14 @@ def head_outputs(
     if config.positions == "rotary":
         q = tap("rot_q", rotate(config, q, data["frequencies"], token_positions(seen)))
         k = tap("rot_k", rotate(config, k, data["frequencies"], token_positions(geometry)))
-    # the prefix stands apart: under vmap over edits it is shared, never copied for each
-    keys, values = ([k], [v]) if prefix is None else ([prefix[0], k], [prefix[1], v])
+    if geometry.rows is None:
+        # the prefix stands apart: under vmap over edits it is shared, never copied for each
+        keys, values = ([k], [v]) if prefix is None else ([prefix[0], k], [prefix[1], v])
+    elif prefix is None:
+        late = ((0, 0), (0, geometry.pos - k.shape[1]), (0, 0), (0, 0))
+        keys, values = [jnp.pad(k, late)], [jnp.pad(v, late)]
+    else:
+        keys, values = ([put_rows(whole, own, geometry.rows)] for whole, own in zip(prefix, (k, v), strict=True))
 
     batch, n_rows = q.shape[:2]
     wide = jnp.promote_types(q.dtype, jnp.float32)
@@ -132,7 +139,7 @@ def head_outputs(
     pattern = dropout(key, config.attn_dropout, pattern)
 
     grouped = pattern.reshape(batch, config.n_kv_heads, config.groups, n_rows, -1)
-    parts = jnp.split(grouped, [geometry.start], axis=-1) if prefix is not None else [grouped]
+    parts = jnp.split(grouped, [geometry.start], axis=-1) if len(values) > 1 else [grouped]
     heads = [jnp.einsum("bhgqk,bkhf->bqhgf", p, part) for p, part in zip(parts, values, strict=True)]
     z = functools.reduce(jnp.add, heads).reshape(batch, n_rows, config.n_heads, config.d_head)
     return z, (k, v)
@@ -155,6 +162,13 @@ def take_rows(x: jax.Array, rows: jax.Array | None) -> jax.Array:
     if rows.ndim == 1:
         return x[:, rows]
     return jnp.take_along_axis(x, rows.reshape(*rows.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
+def put_rows(x: jax.Array, part: jax.Array, rows: jax.Array) -> jax.Array:
+    """`x` [batch, rows, ...] with `part` [batch, n, ...] at rows int[n], or int[batch, n]: each prompt's own."""
+    if rows.ndim == 1:
+        return x.at[:, rows].set(part)
+    return x.at[jnp.arange(x.shape[0])[:, None], rows].set(part)
 
 
 def _queries_keys_values(

@@ -278,8 +278,11 @@ def at_layer(by_layer: Any, shared: Any) -> dict[str, tuple[Intervention, ...]]:
     }
 
 
-def check_interventions(sites: Mapping[str, SiteSpec], interventions: Any, geometry: Geometry) -> None:
+def check_interventions(sites: Mapping[str, SiteSpec], interventions: Any, geometry: Geometry, new: int = 0) -> None:
     """Raises one clear error for the first thing that is wrong with a set of edits; traced leaves pass.
+
+    Args:
+      new: how many columns at the end are generated tokens, as in `check_where`.
 
     Raises:
       TypeError: not a mapping of sites to interventions.
@@ -294,9 +297,9 @@ def check_interventions(sites: Mapping[str, SiteSpec], interventions: Any, geome
         if isinstance(edits, list) or not all(isinstance(one, Intervention) for one in as_tuple(edits)):
             raise TypeError(f"site {name!r}: expected an intervention (ji.replace, ji.zero, ...) or a tuple of them")
         for one in as_tuple(edits):
-            check_where(one.where, name, spec, geometry)
+            check_where(one.where, name, spec, geometry, new)
             for value in one.values:
-                check_shape(f"site {name!r}: the value", np.shape(value), spec, full)
+                check_shape(f"site {name!r}: the value", np.shape(value), spec, full, new)
                 if not (
                     jnp.issubdtype(jnp.result_type(value), jnp.floating)
                     or jnp.issubdtype(jnp.result_type(value), jnp.integer)

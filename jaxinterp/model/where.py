@@ -237,8 +237,13 @@ def is_concrete(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
-def check_where(where: Any, name: str, spec: SiteSpec, geometry: Geometry) -> None:
-    """Raises for axes the site lacks, concrete coordinates out of range, and masks of the wrong shape."""
+def check_where(where: Any, name: str, spec: SiteSpec, geometry: Geometry, new: int = 0) -> None:
+    """Raises for axes the site lacks, concrete coordinates out of range, and masks of the wrong shape.
+
+    Args:
+      new: how many columns at the end are generated tokens (as many tokens of each prompt): negative positions count
+        from before these, and arrays may be as long as the prompt alone.
+    """
     if where is None:
         return
     if not isinstance(where, Where):
@@ -251,18 +256,19 @@ def check_where(where: Any, name: str, spec: SiteSpec, geometry: Geometry) -> No
     for axis, bounds in where.slices:
         dim = spec.axis(axis)
         assert dim is not None
-        if not len(range(shape[dim])[slice(*bounds)]):
+        if not len(range(shape[dim])[slice(*shifted(bounds, new if axis in TOKEN_AXES else 0))]):
             raise ValueError(f"site {name!r}: {axis}= {slice(*bounds)} selects none of the {shape[dim]} entries")
     for axis, index in where.index.items():
         dim = spec.axis(axis)
         assert dim is not None
         size, label = shape[dim], spec.axes[dim]
+        late = new if axis in TOKEN_AXES else 0
         if isinstance(index, PerExample):
             if len(index.index) != geometry.batch:
                 got = len(index.index)
                 raise ValueError(f"site {name!r}: {axis}= is for {got} prompts, the batch has {geometry.batch}")
         elif getattr(index, "dtype", None) == bool:
-            if index.shape != (size,):
+            if index.shape not in ((size,), (size - late,)):
                 raise ValueError(
                     f"site {name!r}: {axis}= is bool{list(index.shape)}, the axis {label} has {size} entries"
                 )
@@ -271,23 +277,32 @@ def check_where(where: Any, name: str, spec: SiteSpec, geometry: Geometry) -> No
         if not is_concrete(values):
             continue
         low, high = int(np.min(values)), int(np.max(values))
-        if low < -size or high >= size:
+        if low < late - size or high >= size:
             worst = high if high >= size else low
-            raise ValueError(f"site {name!r}: {axis}={worst} is out of range: the axis {label} has {size} entries")
+            parts = f", {size - late} of the prompt, from whose end negative ones count, and {late} new" if late else ""
+            raise ValueError(
+                f"site {name!r}: {axis}={worst} is out of range: the axis {label} has {size} entries{parts}"
+            )
         if axis in TOKEN_AXES and geometry.mask is not None and is_concrete(geometry.mask):
-            _check_inside(f"site {name!r}: {axis}=", index, where.index.get("batch"), np.asarray(geometry.mask))
+            mask = np.asarray(geometry.mask)
+            _check_inside(f"site {name!r}: {axis}=", index, where.index.get("batch"), mask, new)
     if where.mask is not None:
-        check_shape(f"site {name!r}: mask=", jnp.shape(where.mask), spec, shape)
+        check_shape(f"site {name!r}: mask=", jnp.shape(where.mask), spec, shape, new)
         if jnp.result_type(where.mask) != bool:
             raise TypeError(f"site {name!r}: mask= must be boolean, got {jnp.result_type(where.mask)}")
 
 
-def _check_inside(what: str, index: Any, batch: Any, mask: np.ndarray) -> None:
+def shifted(bounds: tuple[int | None, ...], new: int) -> tuple[int | None, ...]:
+    """A slice's bounds, negative ones counted from the end of the whole sequence instead of `new` tokens before it."""
+    return tuple(b - new if b is not None and b < 0 else b for b in bounds)
+
+
+def _check_inside(what: str, index: Any, batch: Any, mask: np.ndarray, new: int) -> None:
     """Raises where a position lies in padding: of its own prompt if it is one prompt's, else of every prompt."""
     prompts = np.arange(len(mask))
     if batch is not None and is_concrete(batch):
         prompts = np.atleast_1d(prompts[np.asarray(batch)])
-    columns = prompt_columns(index, mask)[prompts]
+    columns = prompt_columns(index, mask, new)[prompts]
     inside = (columns >= 0) & np.take_along_axis(mask[prompts], np.maximum(columns, 0), axis=1)
     own = isinstance(index, PerExample) or np.min(index) < 0
     if inside.all() if own else inside.any(axis=0).all():
@@ -295,16 +310,18 @@ def _check_inside(what: str, index: Any, batch: Any, mask: np.ndarray) -> None:
     row, which = np.argwhere(~inside)[0]
     given = index.index if isinstance(index, PerExample) else np.broadcast_to(index, (len(mask), np.size(index)))
     position = np.asarray(given).reshape(len(mask), -1)[prompts[row], which]
-    raise ValueError(
-        f"{what}{position} is out of range for prompt {prompts[row]}: {describe_prompt(mask[prompts[row]])}"
-    )
+    told = describe_prompt(mask[prompts[row]]) + (f", the last {new} of them new" if new else "")
+    raise ValueError(f"{what}{position} is out of range for prompt {prompts[row]}: {told}")
 
 
-def prompt_columns(index: Any, mask: np.ndarray) -> np.ndarray:
-    """int[batch, n]: concrete positions as columns of the prompts; negative ones count from each prompt's own end."""
+def prompt_columns(index: Any, mask: np.ndarray, new: int = 0) -> np.ndarray:
+    """int[batch, n]: concrete positions as columns of the prompts; negative ones count from each prompt's own end.
+
+    With `new` generated tokens at the end of each row of the mask, from before these.
+    """
     given = np.asarray(index.index if isinstance(index, PerExample) else index)
     shape = (len(mask), -1) if isinstance(index, PerExample) else (1, -1)
-    ends = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)[:, None]
+    ends = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)[:, None] - new
     columns = np.where(given.reshape(shape) < 0, given.reshape(shape) + ends, given.reshape(shape))
     return np.broadcast_to(columns, (len(mask), columns.shape[1]))
 
@@ -315,10 +332,18 @@ def describe_prompt(mask: np.ndarray) -> str:
     return f"it has {mask.sum()} tokens" + ("" if mask.all() else f", columns {first} to {last}")
 
 
-def check_shape(what: str, shape: tuple[int, ...], spec: SiteSpec, full: tuple[int, ...]) -> None:
-    """Raises unless the shape has the site's rank with every axis full or 1; quotes both."""
-    if len(shape) != len(full) or any(got not in (1, want) for got, want in zip(shape, full, strict=True)):
-        raise ValueError(f"{what} has shape {tuple(shape)}, expected {full} {spec} with every axis full or 1")
+def check_shape(what: str, shape: tuple[int, ...], spec: SiteSpec, full: tuple[int, ...], new: int = 0) -> None:
+    """Raises unless the shape has the site's rank with every axis full or 1; quotes both.
+
+    With `new` generated tokens, token axes may be as long as the prompt as well.
+    """
+    late = [new if axis in TOKEN_AXES else 0 for axis in spec.axes]
+    if len(shape) != len(full) or any(
+        got not in (1, want, want - n) for got, want, n in zip(shape, full, late, strict=True)
+    ):
+        axis = next((a for a in spec.axes if a in TOKEN_AXES), None)
+        parts = f"; {axis} may be the {full[spec.axes.index(axis)] - new} of the prompt alone" if new and axis else ""
+        raise ValueError(f"{what} has shape {tuple(shape)}, expected {full} {spec} with every axis full or 1{parts}")
 
 
 def compact_indices(where: Where, spec: SiteSpec, geometry: Geometry) -> dict[int, Any]:
