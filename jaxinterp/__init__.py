@@ -9,6 +9,8 @@ Examples in docstrings assume `import jax, numpy as np, jax.numpy as jnp, jaxint
 
 from jaxinterp import tasks
 from jaxinterp.io.checkpoints import save
+from jaxinterp.io.harvesting.harvest import harvest
+from jaxinterp.io.harvesting.opened import Harvest, ShardedArray, open_harvest
 from jaxinterp.io.load import builtin_models, load
 from jaxinterp.io.prompts import read_pairs
 from jaxinterp.io.results import save_effects
@@ -44,12 +46,14 @@ from jaxinterp.plots import effects_heatmap
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
 
 __all__ = [
+    "Harvest",
     "Intervention",
     "Metric",
     "Plan",
     "Prompts",
     "RotaryScaling",
     "Run",
+    "ShardedArray",
     "SiteSpec",
     "TokenPairs",
     "Transformer",
@@ -67,6 +71,7 @@ __all__ = [
     "cross_entropy",
     "effects_heatmap",
     "evaluate",
+    "harvest",
     "joined",
     "kl_divergence",
     "layer_windows",
@@ -74,6 +79,7 @@ __all__ = [
     "load",
     "log_prob",
     "logit_diff",
+    "open_harvest",
     "partition",
     "path_patching",
     "per_example",
