@@ -2,10 +2,11 @@
 
     python experiments/benchmarks/harvest.py [--folder /tmp]
 
-The same prompts, in the same batches and with the same captures: `forward` runs `model.apply` and throws away what it
-captured, logits and all; `captures` runs it without the logits, which a harvest does not need either; `harvest` writes to
-disk as well. One after the other, several times over; medians of the tokens in a second. A last one has gradients of a
-metric too, beside the forward and backward pass without a disk.
+The same prompts, in the same batches and with the same captures. `forward` runs `model.apply` and throws away what it
+captured, logits and all; `captures` runs it without the logits, which a harvest does not need either; `harvest` writes
+to disk as well. One after the other, several times over; medians of the tokens in a second. Where there is a metric,
+`gradients` is the forward and the backward pass without a disk. Processor time is told too, since others may be at work
+on the same machine.
 """
 
 import argparse
@@ -46,18 +47,19 @@ def model_of(name: str) -> tuple[ji.Transformer, Any]:
 
 
 def measure(case: str, repeats: int, parent: Path) -> dict[str, Any]:
-    """Tokens in a second: medians, and of each repetition."""
+    """Seconds that each takes: medians, and of each repetition."""
     which, n, n_pos, sites, how = CASES[case]
     model, params = model_of(which)
     tokens = np.random.default_rng(0).integers(0, model.config.d_vocab, (n, n_pos), dtype=np.int32)
     metric = how.get("metric")
+    seen: dict[str, int] = {}
 
     def harvest() -> None:
         folder = tempfile.mkdtemp(dir=parent)
         try:
             ji.harvest(model, params, tokens, sites, folder, progress=False, **how)
-            measure.batch = Index.read(Path(folder)).batch  # type: ignore[attr-defined]
-            measure.bytes = sum(p.stat().st_size for p in Path(folder).rglob("*.npy"))  # type: ignore[attr-defined]
+            seen["batch"] = Index.read(Path(folder)).batch
+            seen["bytes"] = sum(path.stat().st_size for path in Path(folder).rglob("*.npy"))
         finally:
             shutil.rmtree(folder)
 
@@ -77,9 +79,9 @@ def measure(case: str, repeats: int, parent: Path) -> dict[str, Any]:
 
     def over_batches(run: Callable[[Any], Any]) -> Callable[[], None]:
         def whole() -> None:
-            size = measure.batch  # type: ignore[attr-defined]
-            for first in range(0, n, size):
-                jax.block_until_ready(run(tokens[first : first + size]))
+            for first in range(0, n, seen["batch"]):
+                rows = np.minimum(np.arange(first, first + seen["batch"]), n - 1)  # all of one shape
+                jax.block_until_ready(run(tokens[rows]))
 
         return whole
 
@@ -92,21 +94,19 @@ def measure(case: str, repeats: int, parent: Path) -> dict[str, Any]:
         runs = {"harvest": harvest, "gradients": over_batches(lambda rows: gradients(params, rows))}
     for run in runs.values():
         run()  # compiles
-    rates: dict[str, list[float]] = {name: [] for name in runs}
+    clocks = {"wall": time.perf_counter, "processor": time.process_time}
+    seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in runs} for clock in clocks}
     for _ in range(repeats):
         for name, run in runs.items():
-            begun = time.perf_counter()
+            begun = {clock: now() for clock, now in clocks.items()}
             run()
-            rates[name].append(tokens.size / (time.perf_counter() - begun))
-    medians = {name: statistics.median(each) for name, each in rates.items()}
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(rates["harvest"], rates[name], strict=True))
-        for name in runs
-        if name != "harvest"
-    }
-    written = measure.bytes  # type: ignore[attr-defined]
-    return {"case": case, "tokens": tokens.size, "batch": measure.batch, "bytes": written} | {  # type: ignore[attr-defined]
-        "tokens_per_second": medians, "harvest_over": ratios, "each": rates,
+            for clock, now in clocks.items():
+                seconds[clock][name].append(now() - begun[clock])
+    medians = {clock: {name: statistics.median(each) for name, each in s.items()} for clock, s in seconds.items()}
+    return {
+        "case": case, "tokens": tokens.size, "batch": seen["batch"], "bytes": seen["bytes"], "seconds": medians,
+        "harvest_over": {c: {name: m[name] / m["harvest"] for name in runs} for c, m in medians.items()},
+        "each": seconds,
     }  # fmt: skip
 
 
@@ -118,14 +118,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("jaxinterp-results"), help="folder for harvest.json")
     options = parser.parse_args()
     results = [measure(case, options.repeats, options.folder) for case in options.cases]
-    print("| harvest | batch | MB written | tokens/s | of the forward's rate | of its captures' alone |")
-    print("|---|---|---|---|---|---|")
+    print("| harvest | batch | MB written | tokens/s | of whose rate | by the clock | by processor time |")
+    print("|---|---|---|---|---|---|---|")
     for told in results:
-        ratios = told["harvest_over"]
-        cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in ("forward", "captures")]
-        cells = [f"{ratios['gradients']:.2f} (and backward)", ""] if "gradients" in ratios else cells
-        rate = told["tokens_per_second"]["harvest"]
-        print(f"| {told['case']} | {told['batch']} | {told['bytes'] / 1e6:.0f} | {rate:,.0f} | {' | '.join(cells)} |")
+        wall, processor = (told["harvest_over"][clock] for clock in ("wall", "processor"))
+        rate = told["tokens"] / told["seconds"]["wall"]["harvest"]
+        for name in [name for name in wall if name != "harvest"]:
+            cells = [told["case"], told["batch"], f"{told['bytes'] / 1e6:.0f}", f"{rate:,.0f}", name]
+            print(f"| {' | '.join(map(str, cells))} | {wall[name]:.2f} | {processor[name]:.2f} |")
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "harvest.json").write_text(json.dumps(results, indent=1) + "\n")
 

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from jaxinterp.io.harvesting.shards import INDEX, Index, ShardWriter
 from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Interventions
 from jaxinterp.patching.batches import Batch
-from jaxinterp.patching.cost import RUN_BYTES, chunk_bytes
 from jaxinterp.patching.engine import Options
 
 #: Batches that are computed, or wait, while one is being written.
@@ -71,8 +70,8 @@ def harvest(
       dtype: "float16" or "bfloat16" (or "float32", of a float64 model) to store less; None stores what the model
         computes, bit for bit.
       shard_bytes: the most that one shard's activations and gradients take, unless those of one prompt take more.
-      max_bytes: the most memory that batches take, by estimate; by default 512 MiB, on accelerators a quarter of what
-        is free. As that and `shard_bytes` were at first, so they stay when a harvest is gone on with.
+      max_bytes: the most memory that batches take, by estimate; by default a quarter of what is free, on CPUs 80 MiB,
+        since more would not fit their caches. It and `shard_bytes` stay as they were at first when a harvest goes on.
       mesh: devices that prompts are spread over.
       progress: whether a bar is shown; None for where there is a terminal.
 
@@ -111,10 +110,9 @@ def harvest(
         open_harvest(folder)  # whose shards are looked at now, rather than in the end
     else:
         at_work = bytes_at_work(request) + (2 + AHEAD) * bytes_of_prompt
-        in_memory = (max_bytes or max(RUN_BYTES, chunk_bytes())) // at_work
         in_shard = shard_bytes // bytes_of_prompt
         fresh = Index(identity, len(request.prompts), 1, 1, layouts)
-        index = _planned(fresh, min(len(request.prompts), in_memory, in_shard), in_shard, options)
+        index = _planned(fresh, min(len(request.prompts), options.budget // at_work, in_shard), in_shard, options)
     while not index.complete:
         writer = ShardWriter(folder, index)
         try:
@@ -196,18 +194,21 @@ def _run(request: Request, options: Options, writer: ShardWriter) -> None:
         return (last - first) * request.n_pos if lengths is None else int(lengths[first:last].sum())
 
     behind = min(n, len(index.shards) * index.shard_prompts)
-    waiting: collections.deque[tuple[Future[None], int]] = collections.deque()
     bar = tqdm(
-        total=tokens(0, n),
-        initial=tokens(0, behind),
-        desc="harvest",
-        unit=" tokens",
-        unit_scale=True,
-        delay=1,
+        total=tokens(0, n), initial=tokens(0, behind), desc="harvest", unit=" tokens", unit_scale=True, delay=1,
         disable=hidden,
-    )
+    )  # fmt: skip
+    waiting: collections.deque[tuple[Future[None], int]] = collections.deque()
+    latest: Future[None] | None = None
+
+    def submit(job: Callable[..., None], *args: Any, count: int = 0) -> None:
+        """Has the thread do what comes next; `count` tokens are done then."""
+        nonlocal latest
+        latest = thread.submit(_after, latest, job, *args)
+        waiting.append((latest, count))
 
     def settle(most: int) -> None:
+        """Waits until no more than so much is left to do."""
         while len(waiting) > most:
             done, count = waiting.popleft()
             done.result()
@@ -217,14 +218,21 @@ def _run(request: Request, options: Options, writer: ShardWriter) -> None:
         for begin in range(behind, n, index.shard_prompts):
             end = min(begin + index.shard_prompts, n)
             coordinates, rows = rows_of(request, begin, end)
-            waiting.append((thread.submit(writer.open, coordinates), 0))
+            submit(writer.open, coordinates)
             for first in range(begin, end, index.batch):
                 last = min(first + index.batch, end)
                 chosen: Any = slice(last - first)
                 if rows is not None:
                     own = rows[first - begin : last - begin]
                     chosen = slice(own.size) if own.all() else np.flatnonzero(own)
-                waiting.append((thread.submit(write, launch(first, last), chosen, first, last), tokens(first, last)))
+                submit(write, launch(first, last), chosen, first, last, count=tokens(first, last))
                 settle(AHEAD)
-            waiting.append((thread.submit(writer.close), 0))
+            submit(writer.close)
         settle(0)
+
+
+def _after(before: Future[None] | None, job: Callable[..., None], *args: Any) -> None:
+    """Does a job, unless one before it failed: then fails in the same way."""
+    if before is not None:
+        before.result()
+    job(*args)

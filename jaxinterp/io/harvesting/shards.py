@@ -60,6 +60,8 @@ class Layout:
             raise ValueError(f"axes {self.axes} of sizes {self.sizes} are not those of rows")
         if jnp.dtype(self.dtype) != jnp.bfloat16 and jnp.dtype(self.dtype).kind not in "fiub":
             raise ValueError(f"dtype {self.dtype!r} is none of numbers")
+        if not isinstance(self.kept, dict) or not set(self.kept).isdisjoint(ROW_AXES):
+            raise ValueError(f"kept is {self.kept!r}, expected {{axis: entries}}")
 
     @property
     def fixed(self) -> tuple[int, ...]:
@@ -210,8 +212,7 @@ class ShardWriter:
 
     def close(self) -> None:
         """Puts the shard into its place, and counts it."""
-        if self.written != self.rows:  # a batch failed, and its error is on its way
-            raise RuntimeError(f"a shard of {self.rows} rows has {self.written}")
+        assert self.written == self.rows, f"a shard of {self.rows} rows has {self.written}"
         self._close_files()
         place = shard_folder(self.folder, len(self.index.shards))
         shutil.rmtree(place, ignore_errors=True)  # moved there by a run that was killed before it was counted
