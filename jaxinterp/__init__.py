@@ -9,6 +9,8 @@ Examples in docstrings assume `import jax, numpy as np, jax.numpy as jnp, jaxint
 
 from jaxinterp import tasks
 from jaxinterp.io.checkpoints import save
+from jaxinterp.io.harvesting.harvest import harvest
+from jaxinterp.io.harvesting.opened import Harvest, ShardedArray, open_harvest
 from jaxinterp.io.load import builtin_models, load
 from jaxinterp.io.prompts import read_pairs
 from jaxinterp.io.results import save_effects
@@ -50,12 +52,14 @@ from jaxinterp.tasks.texts import to_single_token, to_str_tokens, to_string, to_
 __all__ = [
     "FactoredMatrix",
     "Generation",
+    "Harvest",
     "Intervention",
     "Metric",
     "Plan",
     "Prompts",
     "RotaryScaling",
     "Run",
+    "ShardedArray",
     "SiteSpec",
     "TokenPairs",
     "Transformer",
@@ -78,6 +82,7 @@ __all__ = [
     "fold_layer_norm",
     "fold_value_biases",
     "generate",
+    "harvest",
     "joined",
     "kl_divergence",
     "layer_windows",
@@ -85,6 +90,7 @@ __all__ = [
     "load",
     "log_prob",
     "logit_diff",
+    "open_harvest",
     "ov_circuit",
     "partition",
     "path_patching",

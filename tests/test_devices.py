@@ -36,6 +36,22 @@ asks = (
 for ask in asks:
     np.testing.assert_allclose(ask(mesh=mesh), ask(), atol=1e-4)
 
+# prompts of a harvest spread over devices, a number that they do not divide
+import tempfile
+rows = np.arange(19 * 6).reshape(19, 6) % 20
+harvests = [
+    ji.harvest(model, params, rows, {"z": ji.at(layer=1)}, tempfile.mkdtemp(), flatten=True, max_bytes=200_000,
+        metric=ji.logit_diff(np.arange(19), 1 + np.arange(19)),
+        interventions={"mlp_out": ji.zero(ji.at(pos=ji.per_example(np.arange(19) % 6)))}, **how)
+    for how in ({}, {"mesh": mesh}, {"mesh": jax.make_mesh((8,), ("d",))})
+]
+for spread in harvests[1:]:
+    assert all(len(h) == 19 * 6 for h in harvests)
+    for kind in ("arrays", "gradients", "coordinates"):
+        for name, array in getattr(harvests[0], kind).items():
+            np.testing.assert_allclose(np.asarray(getattr(spread, kind)[name]), np.asarray(array), atol=1e-4)
+assert ji.harvest(model, jax.device_put(params, jax.devices()[1]), rows, ("q",), tempfile.mkdtemp()).complete
+
 # parameters that lie on a mesh of explicit axes, without a word about it to the sweep
 explicit = jax.device_put(params, NamedSharding(jax.make_mesh((8,), ("d",)), P()))
 np.testing.assert_allclose(

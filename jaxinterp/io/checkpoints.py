@@ -20,6 +20,7 @@ from jaxinterp.io.files import (
     TOKENIZER,
     WEIGHTS,
     cast,
+    check_format,
     open_tensors,
     place,
     read_json,
@@ -159,13 +160,7 @@ def read(
 def _read_config(path: Path) -> tuple[TransformerConfig, str | None]:
     """(the model's description, the dtype that its weights were narrowed to, if they were)."""
     content = read_json(path)
-    if content.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {content.get('format')!r}, expected {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise ValueError(
-            f"{path} has version {content.get('version')!r}, and this jaxinterp reads {VERSION}: "
-            "it was written by another release, perhaps a newer one"
-        )
+    check_format(path, content, FORMAT, VERSION)
     fields = content.get("config")
     if not isinstance(fields, dict):
         raise ValueError(f"{path} must hold a 'config' object, got {type(fields).__name__}")

@@ -77,6 +77,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def check_format(path: Path, content: dict[str, Any], name: str, version: int) -> None:
+    """Raises a ValueError unless a description says that it is of a format and a version."""
+    if content.get("format") != name:
+        raise ValueError(f"{path} has format {content.get('format')!r}, expected {name!r}")
+    if content.get("version") != version:
+        raise ValueError(
+            f"{path} has version {content.get('version')!r}, and this jaxinterp reads {version}: "
+            "it was written by another release, perhaps a newer one"
+        )
+
+
 def refuse_pickle(path: Path) -> None:
     """Raises a ValueError that says what to do instead, if a file is pickled weights."""
     if path.suffix in PICKLES:

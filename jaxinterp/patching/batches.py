@@ -87,7 +87,7 @@ def make_batches(prompts: Prompts, first: np.ndarray, size: int, *, cut: bool, o
 def whole(batch: Batch, prompts: Prompts) -> bool:
     """Whether a batch is the whole dataset in its order, so that nothing needs to be cut."""
     n, n_pos = np.shape(prompts.tokens)
-    return batch.n_pos == n_pos and np.array_equal(batch.rows, np.arange(n))
+    return batch.n_pos == n_pos and len(batch.rows) == n and np.array_equal(batch.rows, np.arange(n))
 
 
 def prompts_of(prompts: Prompts, batch: Batch) -> Prompts:
@@ -107,16 +107,18 @@ def metric_of(metric: Metric, batch: Batch, prompts: Prompts) -> Metric:
     def part(leaf: Any) -> Any:
         return leaf[batch.rows] if np.ndim(leaf) else leaf
 
-    def selected(where: Where | None) -> Where | None:
-        if where is None:
-            return None
-        return dataclasses.replace(where, index={a: _coordinate_of(a, i, batch) for a, i in where.index.items()})
-
     columns = part(metric.columns) if np.ndim(metric.columns) == 2 else metric.columns
     positions = metric.positions
     positions = jax.tree.map(part, positions) if isinstance(positions, PerExample) else positions
-    capture = {site: selected(where) for site, where in metric.capture.items()}
+    capture = {site: where_of(where, batch) for site, where in metric.capture.items()}
     return Metric(metric.fn, *jax.tree.map(part, metric.data), positions=positions, columns=columns, capture=capture)
+
+
+def where_of(where: Where | None, batch: Batch) -> Where | None:
+    """Coordinates of a capture with a batch's prompts' own positions."""
+    if where is None:
+        return None
+    return dataclasses.replace(where, index={a: _coordinate_of(a, i, batch) for a, i in where.index.items()})
 
 
 def edits_of(

@@ -138,18 +138,20 @@ def cost_of(
     model: Any,
     params: Any,
     geometry: Geometry,
-    metric: Metric,
+    metric: Metric | None,
     sites: Sequence[str],
     *,
     resumes: bool,
     one_layer: bool = False,
     one_head: bool = False,
 ) -> Cost:
-    """The cost of cells that patch these sites, on the resumed path or the plain one."""
+    """The cost of cells that patch these sites, on the resumed path or the plain one; no logits without a metric."""
     order = list(model.sites)
     leaves = [np.asarray(leaf) if np.isscalar(leaf) else leaf for leaf in jax.tree.leaves(params)]
     n_read, n_columns = geometry.pos, model.sites["logits"].sizes[-1] if "logits" in model.sites else 1
-    if resumes:
+    if metric is None:
+        n_read = 0
+    elif resumes:
         n_read = n_positions_read(metric.positions, geometry)
         n_columns = n_columns if metric.columns is None else np.shape(metric.columns)[-1]
     weights = 0

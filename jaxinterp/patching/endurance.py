@@ -41,8 +41,13 @@ def fingerprint(tree: Any) -> str:
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
         told.update(f"{array.dtype}{array.shape}".encode())
-        told.update(str(leaf).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes())
+        told.update(str(leaf).encode() if array.dtype == object else _bytes_of(array))
     return told.hexdigest()
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """An array's numbers as bytes; large ones, which may lie on disk, are not copied."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def without_addresses(text: str) -> str:
