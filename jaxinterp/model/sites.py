@@ -10,6 +10,9 @@ from jaxinterp.model.config import TransformerConfig, suggest
 #: What a coordinate may be called, where that is not the axis' own name.
 AXIS_ALIASES = {"head": ("head", "kv_head"), "neuron": ("d_mlp",)}
 
+#: Sites that stand before every block: a resumption does not come past them.
+EMBEDDING_SITES = ("embed", "pos_embed", "ln_embed.scale", "ln_embed.normalized")
+
 #: Sites before the heads' outputs that still act on nothing but their own row of the block's output.
 QUERY_SITES = ("q_input", "q_norm_in", "q", "rot_q", "scores", "pattern")
 
@@ -94,6 +97,8 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
     add("embed", "batch pos d_model")
     if config.positions in ("learned", "qk"):
         add("pos_embed", "batch pos d_model")
+    if config.embed_norm:
+        add_norm("ln_embed", layer="")
     add("resid_pre", rows + "d_model")
     add("q_input", rows + "head d_model")
     add("k_input", rows + "kv_head d_model")
@@ -139,6 +144,9 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
             add_norm("ln2")
     add("resid_post", rows + "d_model")
     add("resid_final", "batch pos d_model")
+    if config.final_act_fn is not None:
+        add("final_pre", "batch pos d_model")
+        add("final_post", "batch pos d_model")
     if config.final_norm and config.normalization is not None:
         add_norm("ln_final", layer="")
     add("logits", "batch pos vocab")

@@ -13,6 +13,7 @@ from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import Intervention, at_layer, joined, replace, split_layers
 from jaxinterp.model.layers import norm
 from jaxinterp.model.params import Params, block_names
+from jaxinterp.model.sites import EMBEDDING_SITES
 from jaxinterp.model.tap import Tap
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry, Where
@@ -49,7 +50,7 @@ def arriving(
         sent = {site: (replace(source[site], where),) for site, where in wheres.items()}
         outside = Tap(sites, geometry, sent, {})
         change: Any = 0.0
-        for site in ("embed", "pos_embed"):
+        for site in EMBEDDING_SITES:
             if site in sent:
                 change = change + outside.edit(site, base[site]) - base[site]
         shape = (*prompts.tokens.shape, config.d_model)

@@ -76,7 +76,8 @@ class Cost:
         after = np.maximum(config.n_layers - 1 - np.asarray(layer), 0)  # blocks behind the edited one
         inside = np.asarray(layer) < config.n_layers
         block = _heads(config, rows, rows, self.n_pos) + _rest(config, rows)
-        unembedding = 2 * self.n_read * config.d_model * self.n_columns
+        columns = self.n_columns * config.unembed + config.d_model * (config.final_act_fn is not None)
+        unembedding = 2 * self.n_read * config.d_model * columns
         if not self.apart:
             return self.batch * (block * (inside + after) + unembedding)
         last = _heads(config, rows, self.n_read, self.n_pos) + _rest(config, self.n_read)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxinterp as ji
+from jaxinterp.model.sites import EMBEDDING_SITES
 
 sides = st.sampled_from([None, "right", "left"])
 
@@ -111,7 +112,7 @@ def check_resume(config, side):
     run = jax.jit(model.run)(params, base, mask=mask, interventions=standing)
     start_pos = 2 if config.causal else 0
     resume = jax.jit(model.resume, static_argnames=("start_pos", "capture"))
-    names = tuple(n for n in model.sites if n not in ("embed", "pos_embed"))
+    names = tuple(n for n in model.sites if n not in EMBEDDING_SITES)
     for start_layer in range(config.n_layers + 1):
         edits = {}
         if start_layer < config.n_layers:

@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 import jaxinterp as ji
 from jaxinterp.patching.batches import make_batches
 
-SENDERS = ("embed", "pos_embed", "z", "result", "attn_out", "mlp_post", "mlp_out")
+SUBLAYERS = ("z", "result", "attn_out", "mlp_post", "mlp_out")
+SENDERS = ("embed", "pos_embed", *SUBLAYERS)
 RECEIVERS = ("q_input", "k_input", "v_input", "mlp_in", "resid_final")
 ROWS = {None: [5, 5, 5], "right": [5, 3, 2], "left": [5, 5, 5]}  # each prompt's last token
+
+
+def senders_of(model):
+    """What can send in an architecture: of the embedding, what is added to the stream."""
+    config = model.config
+    embedding = ["embed", "pos_embed"] if config.positions == "learned" else ["embed"]
+    return [*(["ln_embed.normalized"] if config.embed_norm else embedding), *(s for s in SUBLAYERS if s in model.sites)]
 
 
 class Naive:
@@ -25,10 +33,10 @@ class Naive:
         config = model.config
         self.heads = ("z",)
         self.mlps = () if config.attn_only else ("mlp_post",)
-        self.added = [s for s in ("embed", "attn_out", "mlp_out") if s in model.sites]
-        self.added += ["pos_embed"] if config.positions == "learned" else []
+        self.embedding = [s for s in senders_of(model) if s not in SUBLAYERS]
+        self.added = self.embedding + [s for s in ("attn_out", "mlp_out") if s in model.sites]
         self.read = tuple(s for s in RECEIVERS if s in model.sites)
-        capture = tuple(s for s in dict.fromkeys(SENDERS + self.read) if s in model.sites)
+        capture = (*senders_of(model), *self.read)
         self.logits, self.before = apply(model, params, base, standing, mask=mask, capture=capture)
         self.after = apply(model, params, source, source_edits, mask=mask, capture=capture)[1]
 
@@ -46,7 +54,7 @@ class Naive:
         """Each receiver reads the base run's stream plus the changes of the senders before it."""
         sublayers = self.frozen(self.heads + self.mlps, senders, tuple(self.added))
         change = {site: sublayers[site] - self.before[site] for site in self.added}
-        stream = change["embed"] + change.get("pos_embed", 0)
+        stream = sum(change[site] for site in self.embedding)
         inputs = {site: [] for site in self.read}
         for layer in range(self.model.config.n_layers):
             for site in ("q_input", "k_input", "v_input"):
@@ -161,9 +169,10 @@ def at_cell(model, chosen, cell, end):
 def path_exists(config, senders, receivers):
     """Whether any selected sender adds to the stream before any selected receiver reads it."""
     read_at = {"mlp_in": 1 if config.has_mid else 0, "resid_final": 0}
-    sent_at = {"embed": -1, "pos_embed": -1} | ({"mlp_post": 1, "mlp_out": 1} if config.has_mid else {})
+    outside = dict.fromkeys(("embed", "pos_embed", "ln_embed.normalized"), -1)
+    sent_at = outside | ({"mlp_post": 1, "mlp_out": 1} if config.has_mid else {})
     layers = {name: np.flatnonzero(m.any(tuple(range(1, m.ndim)))) for name, m in (senders | receivers).items()}
-    layers |= {"embed": [0], "pos_embed": [0], "resid_final": [config.n_layers]}
+    layers |= {**{name: [0] for name in outside}, "resid_final": [config.n_layers]}
     first = min(2 * layers[name][0] + sent_at.get(name, 0) for name in senders)
     last = max(2 * layers[name][-1] + read_at.get(name, 0) for name in receivers)
     return first < last
@@ -173,8 +182,7 @@ def check_paths(config, side, seed, metric, standing, max_bytes, mode, first):
     model, rng = ji.Transformer(config), np.random.default_rng(seed)
     params, base, mask = random_params(model), random_tokens(config), masks(side)
     source = altered(config, base, first)
-    names = [s for s in SENDERS if s != "pos_embed" or config.positions == "learned"]
-    sender_wheres, senders = random_ends(rng, model, names, side)
+    sender_wheres, senders = random_ends(rng, model, senders_of(model), side)
     receiver_wheres, receivers = random_ends(rng, model, RECEIVERS, side)
     possible = axes_of(model, senders, "sender") | axes_of(model, receivers, "receiver")
     over = [axis for axis in possible if rng.random() < (0.2 if axis.endswith("pos") else 0.6)]
