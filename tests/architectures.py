@@ -87,6 +87,8 @@ def configs(draw, **fixed):
     }
     if not tie and draw(st.booleans()) and draw(st.booleans()):
         fields |= {"unembed": False, "d_vocab_out": None, "unembed_bias": False, "logit_softcap": None}
+    if not attn_only and draw(st.booleans()) and draw(st.booleans()):
+        fields |= {"n_experts": 3, "experts_per_token": draw(st.sampled_from([1, 2, 3]))}
     return ji.TransformerConfig(**(fields | fixed))
 
 

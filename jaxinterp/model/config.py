@@ -90,7 +90,10 @@ class TransformerConfig:
       n_ctx: longest prompt (the rows of `W_pos`; not a limit for rotary or no positions).
       n_kv_heads: key/value heads; `None` means `n_heads`. Must divide `n_heads`.
       d_head: width of a head; `None` means `d_model // n_heads`.
-      d_mlp: neurons per block; `None` means `4 * d_model`.
+      d_mlp: neurons per block (per expert, where there are experts); `None` means `4 * d_model`.
+      n_experts: MLPs per block, of which a router (`W_router`) chooses for each token; `None` for a single one.
+      experts_per_token: how many it chooses, those with the largest logits, weighed by a softmax over them; `None`
+        means 2 (1 if there is only one).
       d_vocab_out: columns of the unembedding, for classifiers and other heads; `None` means `d_vocab` (`d_model`
         with `unembed=False`).
       act_fn: `"gelu"` (exact), `"gelu_new"` (tanh), `"relu"`, `"silu"`, or `"solu"` (with its LayerNorm).
@@ -150,6 +153,8 @@ class TransformerConfig:
     d_head: int = None  # type: ignore[assignment]
     d_mlp: int = None  # type: ignore[assignment]
     d_vocab_out: int = None  # type: ignore[assignment]
+    n_experts: int | None = None
+    experts_per_token: int = None  # type: ignore[assignment]
     n_token_types: int | None = None
     act_fn: str = "gelu_new"
     gated: bool = False
@@ -196,6 +201,8 @@ class TransformerConfig:
         for name, value in fill.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.n_experts is not None and self.experts_per_token is None:
+            object.__setattr__(self, "experts_per_token", min(2, self.n_experts))
         if self.rotary_dim is None:
             object.__setattr__(self, "rotary_dim", self.d_head)
         for field in dataclasses.fields(self):
@@ -210,7 +217,8 @@ class TransformerConfig:
 
     def _check(self) -> None:
         sizes = ["n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "d_vocab", "d_vocab_out", "n_ctx"]
-        sizes += [name for name in ("n_token_types",) if getattr(self, name) is not None]
+        optional = ("n_experts", "experts_per_token", "n_token_types")
+        sizes += [name for name in optional if getattr(self, name) is not None]
         for field in dataclasses.fields(self):
             if isinstance(field.default, bool) and not isinstance(getattr(self, field.name), bool):
                 raise ValueError(f"{field.name} must be True or False, got {getattr(self, field.name)!r}")
@@ -231,6 +239,13 @@ class TransformerConfig:
                     "unembed=False leaves the final stream as it is: set tie_embeddings=False, and no unembed_bias, "
                     f"logit_softcap or d_vocab_out other than d_model; got d_vocab_out = {self.d_vocab_out}, {given}"
                 )
+        if self.n_experts is None and self.experts_per_token is not None:
+            raise ValueError(f"experts_per_token = {self.experts_per_token} needs n_experts")
+        if self.n_experts is not None and (self.attn_only or self.experts_per_token > self.n_experts):
+            raise ValueError(
+                f"n_experts = {self.n_experts} needs attn_only=False and at most as many experts_per_token, "
+                f"got {self.experts_per_token}"
+            )
         if self.n_token_types is not None and self.positions != "learned":
             raise ValueError(f"n_token_types needs positions='learned', got {self.positions!r}")
         if self.embed_norm and self.normalization is None:

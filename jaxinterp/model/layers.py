@@ -1,4 +1,4 @@
-"""The pieces of a block outside attention: norms, activations, MLP, embedding, unembedding.
+"""The pieces around attention and MLP: norms, activations, embedding, unembedding.
 
 Every function takes a `tap`, called as `x = tap(name, x)` at each named point (`model/tap.py`).
 """
@@ -73,26 +73,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "solu": lambda x: x * jax.nn.softmax(at_least_float32(x), axis=-1).astype(x.dtype),
 }
-
-
-def mlp(config: TransformerConfig, weights: Params, x: jax.Array, tap: TapLike) -> jax.Array:
-    """What the MLP makes of its (normalised) input, before any norm that follows it: [batch, pos, d_model]."""
-
-    def bias(name: str, x: jax.Array) -> jax.Array:
-        return x + weights[name] if name in weights else x
-
-    act = ACTIVATIONS[config.act_fn]
-    if config.gated:
-        pre = tap("mlp_pre", bias("b_gate", x @ weights["W_gate"]))
-        linear = tap("mlp_pre_linear", bias("b_in", x @ weights["W_in"]))
-    else:
-        pre = tap("mlp_pre", bias("b_in", x @ weights["W_in"]))
-    post = act(pre)
-    if config.act_fn == "solu":
-        post = tap("mlp_mid", post)
-        post = layer_norm(post, weights["ln_mlp.w"], weights["ln_mlp.b"], config.eps)
-    post = tap("mlp_post", post * linear if config.gated else post)
-    return bias("b_out", post @ weights["W_out"])
 
 
 def embed(

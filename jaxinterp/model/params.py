@@ -49,17 +49,21 @@ def weight_axes(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
     if not config.attn_only:
         if reads:
             add_norm("ln2", "layer", "d_model", bias=norm_bias)
+        of_mlp: tuple[str, ...] = ("layer",)
+        if config.n_experts is not None:
+            axes["W_router"] = ("layer", "d_model", "expert")
+            of_mlp = ("layer", "expert")
         if config.gated:
-            axes["W_gate"] = ("layer", "d_model", "d_mlp")
-        axes["W_in"] = ("layer", "d_model", "d_mlp")
-        axes["W_out"] = ("layer", "d_mlp", "d_model")
+            axes["W_gate"] = (*of_mlp, "d_model", "d_mlp")
+        axes["W_in"] = (*of_mlp, "d_model", "d_mlp")
+        axes["W_out"] = (*of_mlp, "d_mlp", "d_model")
         if config.mlp_bias:
             if config.gated:
-                axes["b_gate"] = ("layer", "d_mlp")
-            axes["b_in"] = ("layer", "d_mlp")
-            axes["b_out"] = ("layer", "d_model")
+                axes["b_gate"] = (*of_mlp, "d_mlp")
+            axes["b_in"] = (*of_mlp, "d_mlp")
+            axes["b_out"] = (*of_mlp, "d_model")
         if config.act_fn == "solu":
-            add_norm("ln_mlp", "layer", "d_mlp", bias=True)
+            add_norm("ln_mlp", *of_mlp, "d_mlp", bias=True)
         if config.has_output_norm:
             add_norm("ln2_post", "layer", "d_model", bias=norm_bias)
     if config.final_act_fn is not None:
@@ -80,6 +84,7 @@ def weight_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
         "layer": config.n_layers,
         "head": config.n_heads,
         "kv_head": config.n_kv_heads,
+        "expert": config.n_experts,
         "token_type": config.n_token_types,
         "d_final": config.d_model,
         **{name: getattr(config, name) for name in ("d_vocab", "d_model", "n_ctx", "d_head", "d_mlp", "d_vocab_out")},

@@ -81,6 +81,7 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
         "d_head": config.d_head,
         "d_model": config.d_model,
         "d_mlp": config.d_mlp,
+        "expert": config.n_experts,
         "vocab": config.d_vocab_out,
     }
     sites: dict[str, SiteSpec] = {}
@@ -130,12 +131,18 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
         add("mlp_in", rows + "d_model")
         if config.has_pre_norm:
             add_norm("ln2")
-        add("mlp_pre", rows + "d_mlp")
+        neurons = rows + "d_mlp"
+        if config.n_experts is not None:
+            add("router", rows + "expert")
+            neurons = rows + "expert d_mlp"
+        add("mlp_pre", neurons)
         if config.gated:
-            add("mlp_pre_linear", rows + "d_mlp")
+            add("mlp_pre_linear", neurons)
         if config.act_fn == "solu":
-            add("mlp_mid", rows + "d_mlp")
-        add("mlp_post", rows + "d_mlp")
+            add("mlp_mid", neurons)
+        add("mlp_post", neurons)
+        if config.n_experts is not None:
+            add("expert_out", rows + "expert d_model")
         if config.has_output_norm:
             add("mlp_out_pre_norm", rows + "d_model")
             add_norm("ln2_post")

@@ -58,6 +58,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     OPTConfig,
@@ -84,6 +86,7 @@ CLASSES = {
     "opt": (OPTConfig, OPTForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
@@ -428,6 +431,21 @@ GOLDENS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_position_embeddings": 12,
         },
     ),
+    "mixtral-grouped": (
+        "mixtral",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 20,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 6,
+            "intermediate_size": 18,
+            "vocab_size": 57,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
+        },
+    ),
 }
 
 
@@ -560,6 +578,17 @@ def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
     own_heads = {"head_dim": pick(2, 6, 8)}
     even = {"hidden_size": heads * pick(4, 6)}  # for families in which heads share the stream's width out
     rope = {"rope_parameters": rotary()}
+    if family == "mixtral":
+        experts = pick(1, 2, 4, 7)
+        return {
+            **sizes,
+            **own_heads,
+            **rope,
+            "sliding_window": pick(None, None, window),
+            "hidden_act": pick("silu", "gelu"),
+            "num_local_experts": experts,
+            "num_experts_per_tok": int(rng.integers(1, experts + 1)),
+        }
     switched = {
         "use_sliding_window": pick(True, True, False),
         "sliding_window": window,
@@ -606,7 +635,7 @@ def make_reference(family: str, fields: dict[str, Any], seed: int) -> PreTrained
     if "architectures" in fields:
         model_class = getattr(transformers, fields["architectures"][0])
     config = config_class(**{"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **fields})
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     model = model_class(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -17,7 +17,7 @@ NAMES = sorted(path.parent.name for path in GOLDENS.glob("*/golden.safetensors")
 GPT2, LLAMA, GEMMA2 = "gpt2-tied", "llama-grouped", "gemma2-tied"
 NEOX, GEMMA, GEMMA3, PHI3 = "gpt_neox-parallel", "gemma-tied", "gemma3_text-tied", "phi3-partial"
 QWEN2, GPTJ, NEO, OPT = "qwen2-windowed", "gptj-untied", "gpt_neo-local", "opt-tied"
-BERT, UNTIED_BERT, HIDDEN_BERT, ROBERTA = "bert-tied", "bert-untied", "bert-hidden", "roberta-tied"
+BERT, HIDDEN_BERT, ROBERTA, MIXTRAL = "bert-tied", "bert-hidden", "roberta-tied", "mixtral-grouped"
 
 
 def golden(name):
@@ -314,6 +314,27 @@ def test_bert_as_old_files_have_it(copy):
         read(copy(f"{BERT}/less", tensors=lambda a: a.pop("bert.embeddings.LayerNorm.weight"), golden=BERT))
 
 
+def test_mixtral_as_old_files_have_it(copy):
+    def config(fields):
+        fields["rope_theta"] = fields.pop("rope_parameters")["rope_theta"]
+        del fields["head_dim"], fields["router_jitter_noise"]
+        fields["output_router_logits"], fields["sliding_window"] = True, None
+
+    with pytest.raises(ValueError, match=r"q_proj.weight' in .* has shape \(24, 20\), config.json implies \(20, 20\)"):
+        read(copy(MIXTRAL, config))
+
+    def with_heads(fields):
+        head = fields["head_dim"]
+        config(fields)
+        fields["head_dim"] = head
+
+    assert_same(copy(f"{MIXTRAL}/again", with_heads, golden=MIXTRAL), MIXTRAL)
+    params = read(GOLDENS / MIXTRAL)[1]
+    theirs = load_file(GOLDENS / MIXTRAL / "model.safetensors")
+    third = theirs["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
+    assert (params["W_out"][1, 3] == third.T).all()
+
+
 def test_an_encoder_without_a_head_gives_its_final_stream():
     expected = golden(HIDDEN_BERT)
     model, params, _ = read(GOLDENS / HIDDEN_BERT)
@@ -497,6 +518,9 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]
         (BERT, set_to(embedding_size=8), "unknown field 'embedding_size' = 8"),
         (ROBERTA, set_to(pad_token_id=0), "pad_token_id = 0: not supported; expected 1"),
         (ROBERTA, set_to(max_position_embeddings=2), "n_ctx must be a positive integer, got 0"),
+        (MIXTRAL, set_to(num_local_experts=0), "n_experts must be a positive integer, got 0"),
+        (MIXTRAL, set_to(num_experts_per_tok=6), "at most as many experts_per_token, got 6"),
+        (MIXTRAL, set_to(shared_expert_intermediate_size=8), "unknown field 'shared_expert_intermediate_size' = 8"),
         (OPT, set_to(do_layer_norm_before=False), "do_layer_norm_before = False: not supported"),
         (OPT, set_to(word_embed_proj_dim=12), "word_embed_proj_dim = 12: not supported; expected None or 24"),
         (OPT, set_to(layer_norm_elementwise_affine=False), "layer_norm_elementwise_affine = False: not supported"),
@@ -558,6 +582,15 @@ def test_absurd_sizes_are_refused_before_they_cost_anything(copy):
         read(copy(LLAMA, config=set_to(num_hidden_layers=10**6)))
     with pytest.raises(ValueError, match=r"has shape \(64, 36\), config.json implies \(1000000000000, 36\)"):
         read(copy("llama-tied", config=set_to(vocab_size=10**12)))
+
+
+def test_experts_that_the_config_gets_wrong(copy):
+    with pytest.raises(ValueError, match=r"config.json says 1000000000 experts, but there are only"):
+        read(copy(MIXTRAL, config=set_to(num_local_experts=10**9)))
+    with pytest.raises(ValueError, match=r"missing 'model.layers.0.block_sparse_moe.experts.5.w1.weight', "):
+        read(copy(f"{MIXTRAL}/more", config=set_to(num_local_experts=6), golden=MIXTRAL))
+    with pytest.raises(ValueError, match=r"nothing here uses 'model.layers.0.block_sparse_moe.experts.4.w1.weight', "):
+        read(copy(f"{MIXTRAL}/less", config=set_to(num_local_experts=4), golden=MIXTRAL))
 
 
 def test_biases_that_the_config_denies(copy):

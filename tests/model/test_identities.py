@@ -84,6 +84,10 @@ def check_sums_and_streams(config, side):
     if config.out_bias:
         heads = heads + np.asarray(params["b_O"])[:, None, None]
     assert_close(heads, cache["attn_out_pre_norm" if config.has_output_norm else "attn_out"])
+    if config.n_experts is not None:
+        assert_close(
+            cache["expert_out"].sum(axis=3), cache["mlp_out_pre_norm" if config.has_output_norm else "mlp_out"]
+        )
 
 
 def check_vmap_is_a_loop(config, side):

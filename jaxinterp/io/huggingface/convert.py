@@ -21,6 +21,7 @@ from jaxinterp.io.huggingface.gpt_neox import GPT_NEOX
 from jaxinterp.io.huggingface.gptj import GPTJ
 from jaxinterp.io.huggingface.llama import LLAMA
 from jaxinterp.io.huggingface.mistral import MISTRAL
+from jaxinterp.io.huggingface.mixtral import MIXTRAL
 from jaxinterp.io.huggingface.olmo2 import OLMO2
 from jaxinterp.io.huggingface.opt import OPT
 from jaxinterp.io.huggingface.phi3 import PHI3
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     "opt": OPT,
     "llama": LLAMA,
     "mistral": MISTRAL,
+    "mixtral": MIXTRAL,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "olmo2": OLMO2,

@@ -259,7 +259,7 @@ def spellings(name: str) -> list[str]:
 
 def _numbered(name: str, sizes: Mapping[str, int]) -> dict[tuple[int, ...], str]:
     """The names that one with numbers stands for, by where each tensor belongs in the stack of our weight."""
-    axes = [axis for axis in ("layer",) if f"{{{axis}}}" in name]
+    axes = [axis for axis in ("layer", "expert") if f"{{{axis}}}" in name]
     places = itertools.product(*(range(sizes[axis]) for axis in axes))
     return {place: name.format(**dict(zip(axes, place, strict=True))) for place in places}
 
@@ -274,6 +274,8 @@ def convert_weights(
     """
     if config.n_layers > len(tensors):
         raise ValueError(f"config.json says {config.n_layers} layers, but there are only {len(tensors)} tensors")
+    if (config.n_experts or 0) > len(tensors):
+        raise ValueError(f"config.json says {config.n_experts} experts, but there are only {len(tensors)} tensors")
     axes, shapes = weight_axes(config), weight_shapes(config)
     sizes = {axis: size for name in axes for axis, size in zip(axes[name], shapes[name], strict=True)}
     rows = [
