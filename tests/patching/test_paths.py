@@ -563,7 +563,7 @@ def test_models_whose_stream_does_not_add_up():
     with pytest.raises(ValueError, match="over holds 'receiver_head': its sites differ"):
         patch(run, ["z"], ["q_input", "k_input"], ("receiver_head",))
     run = tiny(embed_norm=True, n_experts=2, dtype="float32")
-    with pytest.raises(ValueError, match="'embed' does not add up .* send 'ln_embed.normalized'"):
+    with pytest.raises(ValueError, match=r"'embed' does not add up .* send 'ln_embed.normalized'"):
         patch(run, ["embed"], ["resid_final"])
-    with pytest.raises(ValueError, match="'mlp_post' does not add up .* send 'expert_out'"):
+    with pytest.raises(ValueError, match=r"'mlp_post' does not add up .* send 'expert_out'"):
         patch(run, ["mlp_post"], ["resid_final"])
