@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxinterp.model.config import suggest
 from jaxinterp.model.interventions import check_finite
-from jaxinterp.model.run import check_positions, gather_rows, n_positions_read, take_columns
+from jaxinterp.model.layers import take_columns
+from jaxinterp.model.run import check_positions, gather_rows, n_positions_read
 from jaxinterp.model.where import Geometry, PerExample, is_concrete
 
 

@@ -62,5 +62,5 @@ def effects_heatmap(effects: xr.DataArray, *, title: str = "", ticks: Any = None
 
 
 def _row_label(down: list[str], index: tuple[int, ...], effects: xr.DataArray) -> str:
-    short = {"layer": "L", "head": "H", "kv_head": "KV", "neuron": "N", "d_mlp": "N"}
+    short = {"layer": "L", "head": "H", "kv_head": "KV", "neuron": "N", "d_mlp": "N", "expert": "E"}
     return " ".join(f"{short.get(d, f'{d} ')}{effects.coords[d].values[i]}" for d, i in zip(down, index, strict=True))

@@ -79,6 +79,16 @@ def configs(draw, **fixed):
         "tie_embeddings": tie,
         "dtype": "float64",
     }
+    # what BERT has: a norm on the embedding, token types, a dense layer before the unembedding, or none at all
+    fields |= {
+        "embed_norm": normalization is not None and draw(st.booleans()),
+        "n_token_types": 2 if positions == "learned" and draw(st.booleans()) else None,
+        "final_act_fn": draw(st.sampled_from([None, None, "gelu"])),
+    }
+    if not tie and draw(st.booleans()) and draw(st.booleans()):
+        fields |= {"unembed": False, "d_vocab_out": None, "unembed_bias": False, "logit_softcap": None}
+    if not attn_only and draw(st.booleans()) and draw(st.booleans()):
+        fields |= {"n_experts": 3, "experts_per_token": draw(st.sampled_from([1, 2, 3]))}
     return ji.TransformerConfig(**(fields | fixed))
 
 

@@ -1,10 +1,11 @@
 """The arithmetic that remains of a patch once nothing is computed that it cannot reach.
 
-Operations are those of matrix products (a multiply-add is two), for one prompt, in a model without gated MLPs.
+Operations are those of matrix products (a multiply-add is two), for one prompt. Of experts all are counted.
 Attention is counted against all keys.
 """
 
 import jaxinterp as ji
+from jaxinterp.patching.cost import mlp_width
 
 
 def run_operations(config: ji.TransformerConfig, n_pos: int, row: int = 0) -> int:
@@ -45,4 +46,4 @@ def _block(config: ji.TransformerConfig, n_pos: int, keys: int, queries: int, ro
 
 def _behind_heads(config: ji.TransformerConfig, rows: int) -> int:
     """Multiply-adds of W_O and the MLP."""
-    return rows * config.d_model * (config.n_heads * config.d_head + 2 * config.d_mlp)
+    return rows * config.d_model * (config.n_heads * config.d_head + mlp_width(config))

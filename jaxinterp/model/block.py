@@ -6,7 +6,8 @@ import jax
 
 from jaxinterp.model.attention import head_outputs, project_heads, take_rows
 from jaxinterp.model.config import TransformerConfig
-from jaxinterp.model.layers import TapLike, dropout, mlp, norm
+from jaxinterp.model.layers import TapLike, dropout, norm
+from jaxinterp.model.mlp import mlp
 from jaxinterp.model.params import Params
 from jaxinterp.model.where import Geometry
 

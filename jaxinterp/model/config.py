@@ -10,6 +10,7 @@ import numpy as np
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "act_fn": ("gelu", "gelu_new", "relu", "silu", "solu"),
+    "final_act_fn": ("gelu", "gelu_new", "relu", "silu", None),
     "normalization": ("layer", "rms", None),
     "norm_position": ("pre", "output", "both", "post"),
     "positions": ("learned", "rotary", "qk", None),
@@ -84,11 +85,17 @@ class TransformerConfig:
       d_model: width of the residual stream.
       n_heads: query heads per block.
       d_vocab: number of input tokens.
+      n_token_types: rows of `W_type`, for models that tell segments of a prompt apart (BERT); `None` for others. Every
+        token is of type 0; another type is an edit of `pos_embed`, which adds `W_type[1] - W_type[0]`.
       n_ctx: longest prompt (the rows of `W_pos`; not a limit for rotary or no positions).
       n_kv_heads: key/value heads; `None` means `n_heads`. Must divide `n_heads`.
       d_head: width of a head; `None` means `d_model // n_heads`.
-      d_mlp: neurons per block; `None` means `4 * d_model`.
-      d_vocab_out: columns of the unembedding, for classifiers and other heads; `None` means `d_vocab`.
+      d_mlp: neurons per block (per expert, where there are experts); `None` means `4 * d_model`.
+      n_experts: MLPs per block, of which a router (`W_router`) chooses for each token; `None` for a single one.
+      experts_per_token: how many it chooses, those with the largest logits, weighed by a softmax over them; `None`
+        means 2 (1 if there is only one).
+      d_vocab_out: columns of the unembedding, for classifiers and other heads; `None` means `d_vocab` (`d_model`
+        with `unembed=False`).
       act_fn: `"gelu"` (exact), `"gelu_new"` (tanh), `"relu"`, `"silu"`, or `"solu"` (with its LayerNorm).
       gated: `act(x W_gate) * (x W_in)` instead of `act(x W_in)`.
       attn_only: blocks without an MLP.
@@ -99,7 +106,12 @@ class TransformerConfig:
         or `"post"` (on the stream after each addition: the original transformer, BERT).
       norm_bias: LayerNorm has a bias. RMSNorm never does.
       norm_plus_one: norms multiply by `1 + w` (Gemma).
+      embed_norm: there is a norm on the embedding, positions included, before block 0 (`ln_embed`: BERT).
       final_norm: there is a norm before the unembedding.
+      final_act_fn: before that norm there is a dense layer with this activation, `act(x W_final + b_final)` (the
+        head of a masked language model: BERT); `None` for no such layer.
+      unembed: `False` for an encoder without a head: its logits are the final stream itself, one column for each
+        dimension.
       eps: added to the variance (layer) or mean square (rms).
       positions: `"learned"` (added to the embedding), `"rotary"`, `"qk"` (learned, added to the normalised
         input of queries and keys alone), or `None`.
@@ -141,6 +153,9 @@ class TransformerConfig:
     d_head: int = None  # type: ignore[assignment]
     d_mlp: int = None  # type: ignore[assignment]
     d_vocab_out: int = None  # type: ignore[assignment]
+    n_experts: int | None = None
+    experts_per_token: int = None  # type: ignore[assignment]
+    n_token_types: int | None = None
     act_fn: str = "gelu_new"
     gated: bool = False
     attn_only: bool = False
@@ -150,7 +165,10 @@ class TransformerConfig:
     norm_position: str = "pre"
     norm_bias: bool = True
     norm_plus_one: bool = False
+    embed_norm: bool = False
     final_norm: bool = True
+    final_act_fn: str | None = None
+    unembed: bool = True
     eps: float = 1e-5
     positions: str | None = "learned"
     rotary_dim: int = None  # type: ignore[assignment]
@@ -173,7 +191,8 @@ class TransformerConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        fill = {"n_kv_heads": self.n_heads, "d_mlp": 4 * self.d_model, "d_vocab_out": self.d_vocab}
+        d_vocab_out = self.d_vocab if self.unembed else self.d_model
+        fill = {"n_kv_heads": self.n_heads, "d_mlp": 4 * self.d_model, "d_vocab_out": d_vocab_out}
         if self.d_head is None and self.n_heads and self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model ({self.d_model}) is not a multiple of n_heads ({self.n_heads}): give d_head explicitly"
@@ -182,6 +201,8 @@ class TransformerConfig:
         for name, value in fill.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.n_experts is not None and self.experts_per_token is None:
+            object.__setattr__(self, "experts_per_token", min(2, self.n_experts))
         if self.rotary_dim is None:
             object.__setattr__(self, "rotary_dim", self.d_head)
         for field in dataclasses.fields(self):
@@ -195,7 +216,9 @@ class TransformerConfig:
         self._check()
 
     def _check(self) -> None:
-        sizes = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "d_vocab", "d_vocab_out", "n_ctx")
+        sizes = ["n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "d_vocab", "d_vocab_out", "n_ctx"]
+        optional = ("n_experts", "experts_per_token", "n_token_types")
+        sizes += [name for name in optional if getattr(self, name) is not None]
         for field in dataclasses.fields(self):
             if isinstance(field.default, bool) and not isinstance(getattr(self, field.name), bool):
                 raise ValueError(f"{field.name} must be True or False, got {getattr(self, field.name)!r}")
@@ -209,6 +232,24 @@ class TransformerConfig:
                 raise ValueError(f"unknown {name} {value!r}; {suggest(value, choices)}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_heads ({self.n_heads})")
+        if not self.unembed:
+            given = {name: getattr(self, name) for name in ("tie_embeddings", "unembed_bias", "logit_softcap")}
+            if any(given.values()) or self.d_vocab_out != self.d_model:
+                raise ValueError(
+                    "unembed=False leaves the final stream as it is: set tie_embeddings=False, and no unembed_bias, "
+                    f"logit_softcap or d_vocab_out other than d_model; got d_vocab_out = {self.d_vocab_out}, {given}"
+                )
+        if self.n_experts is None and self.experts_per_token is not None:
+            raise ValueError(f"experts_per_token = {self.experts_per_token} needs n_experts")
+        if self.n_experts is not None and (self.attn_only or self.experts_per_token > self.n_experts):
+            raise ValueError(
+                f"n_experts = {self.n_experts} needs attn_only=False and at most as many experts_per_token, "
+                f"got {self.experts_per_token}"
+            )
+        if self.n_token_types is not None and self.positions != "learned":
+            raise ValueError(f"n_token_types needs positions='learned', got {self.positions!r}")
+        if self.embed_norm and self.normalization is None:
+            raise ValueError("embed_norm=True needs a normalization, got None")
         if self.tie_embeddings and self.d_vocab_out != self.d_vocab:
             raise ValueError(
                 f"d_vocab_out ({self.d_vocab_out}) differs from d_vocab ({self.d_vocab}): set tie_embeddings=False"

@@ -1,10 +1,10 @@
-"""The pieces of a block outside attention: norms, activations, MLP, embedding, unembedding.
+"""The pieces around attention and MLP: norms, activations, embedding, unembedding.
 
 Every function takes a `tap`, called as `x = tap(name, x)` at each named point (`model/tap.py`).
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -76,26 +76,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def mlp(config: TransformerConfig, weights: Params, x: jax.Array, tap: TapLike) -> jax.Array:
-    """What the MLP makes of its (normalised) input, before any norm that follows it: [batch, pos, d_model]."""
-
-    def bias(name: str, x: jax.Array) -> jax.Array:
-        return x + weights[name] if name in weights else x
-
-    act = ACTIVATIONS[config.act_fn]
-    if config.gated:
-        pre = tap("mlp_pre", bias("b_gate", x @ weights["W_gate"]))
-        linear = tap("mlp_pre_linear", bias("b_in", x @ weights["W_in"]))
-    else:
-        pre = tap("mlp_pre", bias("b_in", x @ weights["W_in"]))
-    post = act(pre)
-    if config.act_fn == "solu":
-        post = tap("mlp_mid", post)
-        post = layer_norm(post, weights["ln_mlp.w"], weights["ln_mlp.b"], config.eps)
-    post = tap("mlp_post", post * linear if config.gated else post)
-    return bias("b_out", post @ weights["W_out"])
-
-
 def embed(
     config: TransformerConfig, params: Params, tokens: jax.Array, positions: jax.Array, tap: TapLike
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -107,19 +87,29 @@ def embed(
     x = params["W_E"][tokens]
     if config.embed_scale is not None:
         x = x * jnp.asarray(config.embed_scale, x.dtype)
-    x = tap("embed", x)
-    if config.positions not in ("learned", "qk"):
-        return x, None
-    place = tap("pos_embed", jnp.broadcast_to(params["W_pos"][positions], x.shape))
-    return (x + place, None) if config.positions == "learned" else (x, place)
+    x, place = tap("embed", x), None
+    if config.positions in ("learned", "qk"):
+        rows = params["W_pos"][positions]
+        if "W_type" in params:
+            rows = rows + params["W_type"][0]
+        place = tap("pos_embed", jnp.broadcast_to(rows, x.shape))
+        if config.positions == "learned":
+            x, place = x + place, None
+    return norm(config, "ln_embed", params, x, tap) if config.embed_norm else x, place
 
 
 def unembed(
     config: TransformerConfig, params: Params, x: jax.Array, tap: TapLike, columns: jax.Array | None = None
 ) -> jax.Array:
     """Logits from the final stream: [batch, pos, vocab], or [batch, pos, n] at `columns` (int[n] or int[batch, n])."""
+    if config.final_act_fn is not None:
+        x = tap("final_pre", x @ params["W_final"] + params["b_final"])
+        x = tap("final_post", ACTIVATIONS[config.final_act_fn](x))
     if config.final_norm and config.normalization is not None:
         x = norm(config, "ln_final", params, x, tap)
+    if not config.unembed:
+        stream = at_least_float32(x)
+        return tap("logits", stream) if columns is None else take_columns(stream, columns)
     W_U = params["W_E"].T if config.tie_embeddings else params["W_U"]
     b_U = params.get("b_U")
     wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -135,6 +125,14 @@ def unembed(
     if config.logit_softcap is not None:
         logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
     return logits if columns is not None else tap("logits", logits)
+
+
+def take_columns(logits: jax.Array, columns: Any) -> jax.Array:
+    """Columns of logits [batch, n, vocab]: int[n] shared, int[batch, n] each prompt's own, None for all."""
+    if columns is None:
+        return logits
+    columns = jnp.asarray(columns)
+    return jnp.take_along_axis(logits, columns[:, None] if columns.ndim == 2 else columns[None, None], axis=-1)
 
 
 def token_positions(geometry: Geometry) -> jax.Array:

@@ -17,6 +17,8 @@ def weight_axes(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
     axes: dict[str, tuple[str, ...]] = {"W_E": ("d_vocab", "d_model")}
     if config.positions in ("learned", "qk"):
         axes["W_pos"] = ("n_ctx", "d_model")
+    if config.n_token_types is not None:
+        axes["W_type"] = ("token_type", "d_model")
 
     def add_norm(name: str, *shape: str, bias: bool) -> None:
         axes[f"{name}.w"] = shape
@@ -24,6 +26,8 @@ def weight_axes(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
             axes[f"{name}.b"] = shape
 
     norm_bias = config.norm_bias and config.normalization == "layer"
+    if config.embed_norm:
+        add_norm("ln_embed", "d_model", bias=norm_bias)
     reads = config.has_pre_norm or config.has_post_norm
     if reads:
         add_norm("ln1", "layer", "d_model", bias=norm_bias)
@@ -45,22 +49,29 @@ def weight_axes(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
     if not config.attn_only:
         if reads:
             add_norm("ln2", "layer", "d_model", bias=norm_bias)
+        of_mlp: tuple[str, ...] = ("layer",)
+        if config.n_experts is not None:
+            axes["W_router"] = ("layer", "d_model", "expert")
+            of_mlp = ("layer", "expert")
         if config.gated:
-            axes["W_gate"] = ("layer", "d_model", "d_mlp")
-        axes["W_in"] = ("layer", "d_model", "d_mlp")
-        axes["W_out"] = ("layer", "d_mlp", "d_model")
+            axes["W_gate"] = (*of_mlp, "d_model", "d_mlp")
+        axes["W_in"] = (*of_mlp, "d_model", "d_mlp")
+        axes["W_out"] = (*of_mlp, "d_mlp", "d_model")
         if config.mlp_bias:
             if config.gated:
-                axes["b_gate"] = ("layer", "d_mlp")
-            axes["b_in"] = ("layer", "d_mlp")
-            axes["b_out"] = ("layer", "d_model")
+                axes["b_gate"] = (*of_mlp, "d_mlp")
+            axes["b_in"] = (*of_mlp, "d_mlp")
+            axes["b_out"] = (*of_mlp, "d_model")
         if config.act_fn == "solu":
-            add_norm("ln_mlp", "layer", "d_mlp", bias=True)
+            add_norm("ln_mlp", *of_mlp, "d_mlp", bias=True)
         if config.has_output_norm:
             add_norm("ln2_post", "layer", "d_model", bias=norm_bias)
+    if config.final_act_fn is not None:
+        axes["W_final"] = ("d_model", "d_final")
+        axes["b_final"] = ("d_final",)
     if config.final_norm and config.normalization is not None:
         add_norm("ln_final", "d_model", bias=norm_bias)
-    if not config.tie_embeddings:
+    if config.unembed and not config.tie_embeddings:
         axes["W_U"] = ("d_model", "d_vocab_out")
     if config.unembed_bias:
         axes["b_U"] = ("d_vocab_out",)
@@ -73,6 +84,9 @@ def weight_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
         "layer": config.n_layers,
         "head": config.n_heads,
         "kv_head": config.n_kv_heads,
+        "expert": config.n_experts,
+        "token_type": config.n_token_types,
+        "d_final": config.d_model,
         **{name: getattr(config, name) for name in ("d_vocab", "d_model", "n_ctx", "d_head", "d_mlp", "d_vocab_out")},
     }
     return {name: tuple(sizes[a] for a in axes) for name, axes in weight_axes(config).items()}

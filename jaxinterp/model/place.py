@@ -92,8 +92,12 @@ _PROMPT_AXES = ("batch", "pos", "query", "key")
 #: What the axes of a cached array can be, by its rank.
 _LAYOUTS: dict[int, tuple[tuple[str, ...], ...]] = {
     3: (("batch", "pos", "d_mlp"),),
-    4: (("layer", "batch", "pos", "d_mlp"), ("layer", "batch", "pos", "feature")),
-    5: (("layer", "batch", "pos", "head", "d_head"), ("layer", "batch", "head", "query", "key")),
+    4: tuple(("layer", "batch", "pos", last) for last in ("d_mlp", "feature", "expert")),
+    5: (
+        ("layer", "batch", "pos", "head", "d_head"),
+        ("layer", "batch", "pos", "expert", "d_mlp"),
+        ("layer", "batch", "head", "query", "key"),
+    ),
 }
 
 

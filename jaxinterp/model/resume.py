@@ -10,9 +10,9 @@ from jaxinterp.model.attention import layer_data
 from jaxinterp.model.block import block
 from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import Intervention, at_layer, joined, split_layers
-from jaxinterp.model.layers import embed, token_positions, unembed
+from jaxinterp.model.layers import embed, take_columns, token_positions, unembed
 from jaxinterp.model.params import Params, block_names
-from jaxinterp.model.run import Run, gather_rows, take_columns
+from jaxinterp.model.run import Run, gather_rows
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.tap import Tap, kept_layers, write_layer
 from jaxinterp.model.where import Geometry, Where
@@ -108,7 +108,8 @@ class Blocks:
     def logits(self, x: jax.Array, positions: Any, columns: jax.Array | None) -> jax.Array:
         """Logits from the final stream, where they are read; all rows go through sites that somebody names."""
         x = self.outside("resid_final", x)
-        late = self.outside.wants("ln_final.scale", "ln_final.normalized", "logits")
+        names = list(self.sites)
+        late = self.outside.wants(*names[names.index("resid_final") + 1 :])
         if not late:
             x = gather_rows(x, positions, self.geometry)
         if not self.outside.wants("logits"):

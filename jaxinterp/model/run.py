@@ -3,14 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from jaxinterp.model.attention import take_rows
 from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import Interventions, as_tuple
-from jaxinterp.model.sites import SiteSpec
+from jaxinterp.model.sites import EMBEDDING_SITES, SiteSpec
 from jaxinterp.model.where import Geometry, PerExample, describe_prompt, is_concrete, prompt_columns, resolve
 
 
@@ -55,7 +54,7 @@ def check_reach(sites: dict[str, SiteSpec], interventions: Interventions, start_
     first = int(start_layer) if is_concrete(start_layer) else 0
     for name, edits in interventions.items():
         spec = sites[name]
-        if name in ("embed", "pos_embed"):
+        if name in EMBEDDING_SITES:
             raise ValueError(f"site {name!r} lies before every block: a resumption does not recompute it")
         for one in as_tuple(edits):
             starts = [("layer", first)] if spec.per_layer else []
@@ -133,11 +132,3 @@ def check_positions(what: str, positions: Any, geometry: Geometry) -> None:
 def read_rows(positions: Any, geometry: Geometry) -> jax.Array:
     """Positions as indices into the computed rows: int[n], or int[batch, n] where prompts differ."""
     return resolve(positions, geometry.pos, geometry.ends) - geometry.start
-
-
-def take_columns(logits: jax.Array, columns: Any) -> jax.Array:
-    """Columns of logits [batch, n, vocab]: int[n] shared, int[batch, n] each prompt's own, None for all."""
-    if columns is None:
-        return logits
-    columns = jnp.asarray(columns)
-    return jnp.take_along_axis(logits, columns[:, None] if columns.ndim == 2 else columns[None, None], axis=-1)

@@ -11,6 +11,9 @@ from jaxinterp.model.hook_names import site_of_hook
 #: What a coordinate may be called, where that is not the axis' own name.
 AXIS_ALIASES = {"head": ("head", "kv_head"), "neuron": ("d_mlp",)}
 
+#: Sites that stand before every block: a resumption does not come past them.
+EMBEDDING_SITES = ("embed", "pos_embed", "ln_embed.scale", "ln_embed.normalized")
+
 #: Sites before the heads' outputs that still act on nothing but their own row of the block's output.
 QUERY_SITES = ("q_input", "q_norm_in", "q", "rot_q", "scores", "pattern")
 
@@ -79,6 +82,7 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
         "d_head": config.d_head,
         "d_model": config.d_model,
         "d_mlp": config.d_mlp,
+        "expert": config.n_experts,
         "vocab": config.d_vocab_out,
     }
     sites: dict[str, SiteSpec] = {}
@@ -95,6 +99,8 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
     add("embed", "batch pos d_model")
     if config.positions in ("learned", "qk"):
         add("pos_embed", "batch pos d_model")
+    if config.embed_norm:
+        add_norm("ln_embed", layer="")
     add("resid_pre", rows + "d_model")
     add("q_input", rows + "head d_model")
     add("k_input", rows + "kv_head d_model")
@@ -126,12 +132,18 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
         add("mlp_in", rows + "d_model")
         if config.has_pre_norm:
             add_norm("ln2")
-        add("mlp_pre", rows + "d_mlp")
+        neurons = rows + "d_mlp"
+        if config.n_experts is not None:
+            add("router", rows + "expert")
+            neurons = rows + "expert d_mlp"
+        add("mlp_pre", neurons)
         if config.gated:
-            add("mlp_pre_linear", rows + "d_mlp")
+            add("mlp_pre_linear", neurons)
         if config.act_fn == "solu":
-            add("mlp_mid", rows + "d_mlp")
-        add("mlp_post", rows + "d_mlp")
+            add("mlp_mid", neurons)
+        add("mlp_post", neurons)
+        if config.n_experts is not None:
+            add("expert_out", rows + "expert d_model")
         if config.has_output_norm:
             add("mlp_out_pre_norm", rows + "d_model")
             add_norm("ln2_post")
@@ -140,6 +152,9 @@ def model_sites(config: TransformerConfig) -> Mapping[str, SiteSpec]:
             add_norm("ln2")
     add("resid_post", rows + "d_model")
     add("resid_final", "batch pos d_model")
+    if config.final_act_fn is not None:
+        add("final_pre", "batch pos d_model")
+        add("final_post", "batch pos d_model")
     if config.final_norm and config.normalization is not None:
         add_norm("ln_final", layer="")
     add("logits", "batch pos vocab")

@@ -22,7 +22,7 @@ from jaxinterp.model.layers import dropout, embed, token_positions, unembed
 from jaxinterp.model.params import Params, block_names, check_params, init_params
 from jaxinterp.model.resume import blank_layers, resumed
 from jaxinterp.model.run import Run, check_positions, check_reach, check_start
-from jaxinterp.model.sites import SiteSpec, model_sites
+from jaxinterp.model.sites import EMBEDDING_SITES, SiteSpec, model_sites
 from jaxinterp.model.tap import Tap, check_capture, kept_layers, write_layer
 from jaxinterp.model.where import Geometry, Where, is_concrete
 
@@ -174,7 +174,8 @@ class Transformer:
           logits [batch, positions, columns] and the cache.
 
         Raises:
-          ValueError: an edit whose concrete coordinates lie before the start, a start out of range.
+          ValueError: an edit whose concrete coordinates lie before the start, a start out of range, an edit or
+            capture of the embedding.
 
         Example:
           >>> run = model.run(params, tokens)
@@ -190,6 +191,8 @@ class Transformer:
         check_interventions(sites, interventions or {}, geometry)
         check_reach(sites, interventions or {}, start_layer, geometry)
         named = check_capture(sites, capture, geometry)
+        if early := [name for name in named if name in EMBEDDING_SITES]:
+            raise ValueError(f"capture={early[0]!r} lies before every block: a resumption does not come past it")
         if isinstance(positions, (int, list, tuple, np.ndarray)):
             positions = np.atleast_1d(np.asarray(positions))
         check_positions("positions= reads position", positions, geometry)

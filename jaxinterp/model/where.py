@@ -116,6 +116,7 @@ def at(
     pos: Any = None,
     head: Any = None,
     neuron: Any = None,
+    expert: Any = None,
     query: Any = None,
     key: Any = None,
     feature: Any = None,
@@ -126,7 +127,8 @@ def at(
     Each coordinate is an int (traced too), a slice, a list or int array, or a boolean array as long as the axis (which
     is data: it may select nothing). Negative numbers count from the end; on `pos`, `query` and `key` from each prompt's
     own end when the prompts are padded. Those three may also be `ji.per_example(int[batch])`. `head` addresses
-    key/value heads on sites that have those, `neuron` addresses `d_mlp`. What is not named is not restricted.
+    key/value heads on sites that have those, `neuron` addresses `d_mlp` (in every expert that `expert` leaves). What is
+    not named is not restricted.
 
     Args:
       mask: a boolean array of the site's rank, layer first, every axis full or 1; it restricts further.
@@ -144,7 +146,7 @@ def at(
     """
     named = {
         "layer": layer, "batch": batch, "pos": pos, "head": head,
-        "neuron": neuron, "query": query, "key": key, "feature": feature,
+        "neuron": neuron, "expert": expert, "query": query, "key": key, "feature": feature,
     }  # fmt: skip
     given = {axis: value for axis, value in named.items() if value is not None}
     slices = tuple(

@@ -13,10 +13,11 @@ from jaxinterp.model.config import TransformerConfig
 from jaxinterp.model.interventions import Intervention, at_layer, joined, replace, split_layers
 from jaxinterp.model.layers import norm
 from jaxinterp.model.params import Params, block_names
+from jaxinterp.model.sites import EMBEDDING_SITES
 from jaxinterp.model.tap import Tap
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry, Where
-from jaxinterp.patching.sides import RECEIVERS
+from jaxinterp.patching.sides import MLP_SENDERS, RECEIVERS
 from jaxinterp.tasks.prompts import Prompts
 
 
@@ -49,14 +50,15 @@ def arriving(
         sent = {site: (replace(source[site], where),) for site, where in wheres.items()}
         outside = Tap(sites, geometry, sent, {})
         change: Any = 0.0
-        for site in ("embed", "pos_embed"):
+        for site in EMBEDDING_SITES:
             if site in sent:
                 change = change + outside.edit(site, base[site]) - base[site]
         shape = (*prompts.tokens.shape, config.d_model)
         change = jnp.broadcast_to(jnp.asarray(change, params["W_E"].dtype), shape)
-        inside = {name: p for name, p in standing.items() if name in ("ln2.scale", "ln2.normalized") or "mlp" in name}
+        first_of_mlp = ("ln2.scale", "ln2.normalized", "router")
+        inside = {name: p for name, p in standing.items() if name in first_of_mlp or "mlp" in name}
         by_layer, shared = split_layers(sent, sites)
-        both, both_shared = split_layers(joined(inside, {s: p for s, p in sent.items() if "mlp" in s}), sites)
+        both, both_shared = split_layers(joined(inside, {s: p for s, p in sent.items() if s in MLP_SENDERS}), sites)
         stood, stood_shared = split_layers(inside, sites)
 
         def step(change: jax.Array, scanned: Any) -> tuple[jax.Array, Any]:
@@ -98,12 +100,15 @@ def arriving(
                     for c, t in zip((jnp.zeros_like(mid), mid), taps, strict=True)
                 )
                 moved = jnp.any(mid != 0, axis=-1, keepdims=True)
-                for site in {"mlp_post", "mlp_out"} & set(sent):
-                    moved |= jnp.any(sent_by(site) != 0, axis=-1, keepdims=True)
+                for site in set(MLP_SENDERS) & set(sent):
+                    by_row = sent_by(site).reshape(*mid.shape[:2], -1)
+                    moved |= jnp.any(by_row != 0, axis=-1, keepdims=True)
                 mlp = jnp.where(moved, after - before, 0)
             else:
                 if "mlp_post" in sent:
                     mlp = through_norm("ln2_post", "mlp_out_pre_norm", sent_by("mlp_post") @ weights["W_out"])
+                elif "expert_out" in sent:
+                    mlp = through_norm("ln2_post", "mlp_out_pre_norm", sent_by("expert_out").sum(axis=2))
                 if "mlp_out" in sent:
                     mlp = tap.edit("mlp_out", kept["mlp_out"] + mlp) - kept["mlp_out"]
             return change + heads + mlp, {"pre": change, "mid": mid}

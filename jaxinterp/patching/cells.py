@@ -19,7 +19,7 @@ from jaxinterp.model.where import Geometry, PerExample, Where, check_where, sele
 #: Axes whose coordinates `ji.at` knows, and the name it knows them by.
 COORDINATES = {
     "layer": "layer", "pos": "pos", "head": "head", "kv_head": "head", "d_mlp": "neuron", "neuron": "neuron",
-    "query": "query", "key": "key", "feature": "feature", "role": "pos",
+    "expert": "expert", "query": "query", "key": "key", "feature": "feature", "role": "pos",
 }  # fmt: skip
 
 

@@ -76,7 +76,8 @@ class Cost:
         after = np.maximum(config.n_layers - 1 - np.asarray(layer), 0)  # blocks behind the edited one
         inside = np.asarray(layer) < config.n_layers
         block = _heads(config, rows, rows, self.n_pos) + _rest(config, rows)
-        unembedding = 2 * self.n_read * config.d_model * self.n_columns
+        columns = self.n_columns * config.unembed + config.d_model * (config.final_act_fn is not None)
+        unembedding = 2 * self.n_read * config.d_model * columns
         if not self.apart:
             return self.batch * (block * (inside + after) + unembedding)
         last = _heads(config, rows, self.n_read, self.n_pos) + _rest(config, self.n_read)
@@ -115,7 +116,7 @@ class Cost:
             return 8 * wide * max(widest) + wide * written + read
         config: TransformerConfig = self.model.config
         heads = (config.n_heads * 3 + 2 * config.n_kv_heads) * config.d_head
-        mlp = 0 if config.attn_only else (4 if config.gated else 3) * config.d_mlp
+        mlp = 0 if config.attn_only else (4 if config.gated else 3) * config.d_mlp * (config.n_experts or 1)
         attention = 3 * wide * config.n_heads * self.n_pos
         by_row = wide * (6 * config.d_model + max(heads, mlp)) + attention
         return self.batch * rows * by_row + wide * written + read
@@ -128,10 +129,17 @@ def _heads(config: TransformerConfig, rows: Any, queries: Any, keys: int) -> Any
     return project + 4 * queries * keys * width
 
 
+def mlp_width(config: TransformerConfig) -> int:
+    """How many columns, `d_model` long, a block's MLP (or its experts, all of them, and their router) multiplies by."""
+    if config.attn_only:
+        return 0
+    neurons = (3 if config.gated else 2) * config.d_mlp
+    return neurons if config.n_experts is None else config.n_experts * (neurons + 1)
+
+
 def _rest(config: TransformerConfig, rows: Any) -> Any:
     """One prompt's `W_O` and MLP."""
-    mlp = 0 if config.attn_only else (3 if config.gated else 2) * config.d_mlp
-    return 2 * rows * config.d_model * (config.n_heads * config.d_head + mlp)
+    return 2 * rows * config.d_model * (config.n_heads * config.d_head + mlp_width(config))
 
 
 def cost_of(

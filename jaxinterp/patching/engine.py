@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from jaxinterp.metrics import Metric, score_read
 from jaxinterp.model.branch import branches
+from jaxinterp.model.layers import take_columns
 from jaxinterp.model.resume import resumed
-from jaxinterp.model.run import take_columns
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.batches import Batch, make_batches

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxinterp.metrics import Metric, score_read
 from jaxinterp.model.interventions import Intervention
-from jaxinterp.model.run import take_columns
+from jaxinterp.model.layers import take_columns
+from jaxinterp.model.sites import EMBEDDING_SITES
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.batches import Batch, make_batches
@@ -33,7 +34,7 @@ def can_resume(model: Any, metric: Metric, names: tuple[str, ...], edits: Any) -
         and all(model.sites[name].row_axis is not None for name in names)
         and metric.positions is not None  # else every row's logits are read
         and not metric.capture  # activations that may lie before the start
-        and not {"embed", "pos_embed"} & set(names)
+        and not set(EMBEDDING_SITES) & set(names)
     )
 
 

@@ -37,9 +37,10 @@ from jaxinterp.tasks.prompts import Prompts, as_prompts
 
 #: Sites that standing edits may be made at: others lie between a sender and the stream, or cut it.
 STANDING = (
-    "embed", "ln1.scale", "ln1.normalized", "q_norm_in", "k_norm_in", "q", "k", "v",
-    "rot_q", "rot_k", "scores", "pattern", "z", "ln2.scale", "ln2.normalized", "mlp_pre", "mlp_pre_linear", "mlp_mid",
-    "mlp_post", "ln_final.scale", "ln_final.normalized", "logits",
+    "embed", "ln_embed.scale", "ln_embed.normalized", "ln1.scale", "ln1.normalized", "q_norm_in", "k_norm_in",
+    "q", "k", "v", "rot_q", "rot_k", "scores", "pattern", "z", "ln2.scale", "ln2.normalized", "router", "mlp_pre",
+    "mlp_pre_linear", "mlp_mid", "mlp_post", "final_pre", "final_post", "ln_final.scale", "ln_final.normalized",
+    "logits",
 )  # fmt: skip
 
 #: The site of the stream that each kind of receiver reads.
@@ -75,7 +76,8 @@ def path_patching(
     Args:
       base, source: as in `activation_patching`.
       senders: `{site: ji.at(...)}` (or a tuple of such, their union), of `z result attn_out mlp_post mlp_out embed
-        pos_embed`.
+        pos_embed`; where the embedding is normed, of `ln_embed.normalized` instead of the last two, and where there are
+        experts, of `expert_out` instead of `mlp_post`.
       receivers: the same, of `q_input k_input v_input` (k and v by kv_head), `mlp_in` and `resid_final`, whose effect
         on the logits is direct.
       mode: "direct": the senders' own change is added to what receivers read, nothing in between hears of it. "ioi":
@@ -135,6 +137,12 @@ def path_patching(
             raise ValueError(f"unknown axis {name!r} in over; names begin with sender_ or receiver_")
     if "pos_embed" in send.masks and model.config.positions == "qk":
         raise ValueError("site 'pos_embed' does not enter this model's stream: queries and keys read it apart")
+    if model.config.embed_norm and (normed := {"embed", "pos_embed"} & set(send.masks)):
+        raise ValueError(
+            f"site {min(normed)!r} does not add up along the stream, for it is normed first: send 'ln_embed.normalized'"
+        )
+    if "mlp_post" in send.masks and model.config.n_experts is not None:
+        raise ValueError("site 'mlp_post' does not add up along the stream, for a router weighs it: send 'expert_out'")
     ioi = mode == "ioi" and not freeze_mlps
     sweep = _path_sweep(
         model, params, base, source, metric, send, receive, edits, source_edits, ioi, mode == "ioi", options

@@ -13,7 +13,10 @@ from jaxinterp.model.where import Geometry, Where
 from jaxinterp.patching.cells import COORDINATES, Axis, union_mask
 
 #: What may send: sites whose values are added to the stream, or are mapped linearly to what is.
-SENDERS = ("embed", "pos_embed", "z", "result", "attn_out", "mlp_post", "mlp_out")
+SENDERS = ("embed", "pos_embed", "ln_embed.normalized", "z", "result", "attn_out", "mlp_post", "expert_out", "mlp_out")
+
+#: Those of them within the MLP.
+MLP_SENDERS = ("mlp_post", "expert_out", "mlp_out")
 
 #: What may receive, and which stream it reads.
 RECEIVERS = {"q_input": "pre", "k_input": "pre", "v_input": "pre", "mlp_in": "mid", "resid_final": "final"}

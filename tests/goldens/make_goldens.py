@@ -8,7 +8,7 @@ needs `pip install -e '.[parity]'`. Each folder beside this file holds `config.j
     tokens         int32 [batch, pos]
     mask           uint8 [batch, pos], 0 at padding
     position_ids   int32 [batch, pos], counted from each prompt's first token
-    logits         float32 [batch, pos, vocab], the reference as it is
+    logits         float32 [batch, pos, vocab], the reference as it is; of encoders without a head, the final stream
     logits_x64     float64 [batch, pos, vocab], the reference in double precision
     resid_pre_x64  float64 [layer, batch, pos, d_model], the stream that enters each block
 
@@ -33,8 +33,13 @@ from unittest import mock
 
 import numpy as np
 import torch
+import transformers
 from safetensors.numpy import save_file
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -53,6 +58,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     OPTConfig,
@@ -64,6 +71,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
     modeling_rope_utils,
 )
 
@@ -77,6 +86,7 @@ CLASSES = {
     "opt": (OPTConfig, OPTForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
@@ -84,11 +94,18 @@ CLASSES = {
     "gemma": (GemmaConfig, GemmaForCausalLM),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
     "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "bert": (BertConfig, BertForMaskedLM),
+    "roberta": (RobertaConfig, RobertaForMaskedLM),
+    "distilbert": (DistilBertConfig, DistilBertForMaskedLM),
 }
 
 #: Families whose norms multiply by 1 + w.
 PLUS_ONE = ("gemma", "gemma2", "gemma3_text")
 
+#: Where positions are not counted from 0.
+FIRST_POSITION = {"roberta": 2}
+
+#: `architectures` among the fields: the class, where it is not that of `CLASSES`.
 GOLDENS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-tied": ("gpt2", {"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 61, "n_positions": 20}),
     # An odd number of heads, its own MLP width, another activation, scores that are not scaled.
@@ -349,6 +366,86 @@ GOLDENS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_position_embeddings": 16,
         },
     ),
+    "bert-tied": (
+        "bert",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 24,
+            "num_attention_heads": 3,
+            "intermediate_size": 30,
+            "vocab_size": 61,
+            "max_position_embeddings": 16,
+        },
+    ),
+    # A bias of the unembedding for each of its two names, of which one is read; next-sentence head and pooler.
+    "bert-untied": (
+        "bert",
+        {
+            "num_hidden_layers": 1,
+            "hidden_size": 20,
+            "num_attention_heads": 4,
+            "intermediate_size": 30,
+            "vocab_size": 60,
+            "max_position_embeddings": 12,
+            "type_vocab_size": 3,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-3,
+            "tie_word_embeddings": False,
+            "architectures": ["BertForPreTraining"],
+        },
+    ),
+    "bert-hidden": (
+        "bert",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 20,
+            "num_attention_heads": 2,
+            "intermediate_size": 30,
+            "vocab_size": 60,
+            "max_position_embeddings": 12,
+            "architectures": ["BertModel"],
+        },
+    ),
+    "roberta-tied": (
+        "roberta",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 24,
+            "num_attention_heads": 3,
+            "intermediate_size": 30,
+            "vocab_size": 62,
+            "max_position_embeddings": 14,
+            "type_vocab_size": 1,
+            "hidden_act": "relu",
+            "pad_token_id": 1,
+        },
+    ),
+    "distilbert-tied": (
+        "distilbert",
+        {
+            "n_layers": 2,
+            "dim": 24,
+            "n_heads": 3,
+            "hidden_dim": 30,
+            "vocab_size": 60,
+            "max_position_embeddings": 12,
+        },
+    ),
+    "mixtral-grouped": (
+        "mixtral",
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 20,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 6,
+            "intermediate_size": 18,
+            "vocab_size": 57,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
+        },
+    ),
 }
 
 
@@ -429,6 +526,18 @@ def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
             "_remove_final_layer_norm": pick(True, False),
             "tie_word_embeddings": tied,
         }
+    if family == "distilbert":
+        return {
+            "n_layers": n_layers,
+            "dim": width,
+            "n_heads": heads,
+            "hidden_dim": pick(17, 40),
+            "vocab_size": pick(50, 77),
+            "max_position_embeddings": pick(9, 30),
+            "activation": pick("gelu", "relu"),
+            "tie_word_embeddings": tied,
+            "architectures": pick(["DistilBertForMaskedLM"], ["DistilBertForMaskedLM"], ["DistilBertModel"]),
+        }
     sizes = {
         "num_hidden_layers": n_layers,
         "hidden_size": width,
@@ -449,11 +558,37 @@ def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
             "attention_bias": pick(True, True, False),
             "rope_parameters": {**rotary(), "partial_rotary_factor": share},
         }
+    if family in ("bert", "roberta"):
+        classes = {
+            "bert": ("BertForMaskedLM", "BertForMaskedLM", "BertModel", "BertForPreTraining", "BertLMHeadModel"),
+            "roberta": ("RobertaForMaskedLM", "RobertaForMaskedLM", "RobertaModel", "RobertaForCausalLM"),
+        }
+        return {
+            **sizes,
+            "type_vocab_size": pick(1, 2, 3),
+            "max_position_embeddings": pick(11, 30),
+            "layer_norm_eps": pick(1e-12, 1e-2),
+            "hidden_act": pick("gelu", "gelu_new", "relu"),
+            "is_decoder": pick(False, False, True),
+            "pad_token_id": FIRST_POSITION.get(family, 1) - 1,
+            "architectures": [pick(*classes[family])],
+        }
     sizes |= {"num_key_value_heads": kv_heads, "rms_norm_eps": pick(1e-6, 1e-2)}
     biased = {"attention_bias": pick(True, False)}
     own_heads = {"head_dim": pick(2, 6, 8)}
     even = {"hidden_size": heads * pick(4, 6)}  # for families in which heads share the stream's width out
     rope = {"rope_parameters": rotary()}
+    if family == "mixtral":
+        experts = pick(1, 2, 4, 7)
+        return {
+            **sizes,
+            **own_heads,
+            **rope,
+            "sliding_window": pick(None, None, window),
+            "hidden_act": pick("silu", "gelu"),
+            "num_local_experts": experts,
+            "num_experts_per_tok": int(rng.integers(1, experts + 1)),
+        }
     switched = {
         "use_sliding_window": pick(True, True, False),
         "sliding_window": window,
@@ -497,8 +632,10 @@ def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
 def make_reference(family: str, fields: dict[str, Any], seed: int) -> PreTrainedModel:
     """A reference model with random weights large enough that every term of its forward shows in the logits."""
     config_class, model_class = CLASSES[family]
-    config = config_class(**fields, bos_token_id=0, eos_token_id=0, pad_token_id=None)
-    config._attn_implementation = "eager"
+    if "architectures" in fields:
+        model_class = getattr(transformers, fields["architectures"][0])
+    config = config_class(**{"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **fields})
+    config._attn_implementation = config._experts_implementation = "eager"
     model = model_class(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -506,7 +643,7 @@ def make_reference(family: str, fields: dict[str, Any], seed: int) -> PreTrained
             noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim > 1:
                 weight.copy_(0.25 * noise)
-            elif "norm" in name or "ln_" in name:
+            elif "norm" in name.lower() or "ln_" in name:
                 # Away from the identity, which is 0 for Gemmas' norms and LayerNorm's biases, else 1.
                 weight.copy_(0.3 * noise + (0 if family in PLUS_ONE or name.endswith("bias") else 1))
             else:
@@ -515,7 +652,7 @@ def make_reference(family: str, fields: dict[str, Any], seed: int) -> PreTrained
 
 
 def draw_prompts(rng: np.random.Generator, d_vocab: int, n_pos: int) -> dict[str, np.ndarray]:
-    """Tokens, mask and positions of three prompts: a whole one, one padded right, one padded left."""
+    """Tokens, mask and positions (from 0) of three prompts: a whole one, one padded right, one padded left."""
     tokens = rng.integers(d_vocab, size=(3, n_pos), dtype=np.int32)
     right, left = rng.permutation(np.arange(2, n_pos))[:2]
     mask = np.ones((3, n_pos), np.uint8)
@@ -527,16 +664,18 @@ def draw_prompts(rng: np.random.Generator, d_vocab: int, n_pos: int) -> dict[str
 
 def run_reference(model: PreTrainedModel, prompts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(logits [batch, pos, vocab], the stream that enters each block [layer, batch, pos, d_model])."""
+    first = FIRST_POSITION.get(model.config.model_type, 0)
     with torch.no_grad():
         out = model(
             input_ids=torch.tensor(prompts["tokens"]).long(),
             attention_mask=torch.tensor(prompts["mask"]).long(),
-            position_ids=torch.tensor(prompts["position_ids"]).long(),
+            position_ids=torch.tensor(prompts["position_ids"]).long() + first,
             output_hidden_states=True,
             use_cache=False,
         )
+    logits = next(out[name] for name in ("logits", "prediction_logits", "last_hidden_state") if name in out)
     stream = np.stack([state.numpy() for state in out.hidden_states[: model.config.num_hidden_layers]])
-    return out.logits.numpy(), stream
+    return logits.numpy(), stream
 
 
 class _Torch64:

@@ -17,6 +17,7 @@ NAMES = sorted(path.parent.name for path in GOLDENS.glob("*/golden.safetensors")
 GPT2, LLAMA, GEMMA2 = "gpt2-tied", "llama-grouped", "gemma2-tied"
 NEOX, GEMMA, GEMMA3, PHI3 = "gpt_neox-parallel", "gemma-tied", "gemma3_text-tied", "phi3-partial"
 QWEN2, GPTJ, NEO, OPT = "qwen2-windowed", "gptj-untied", "gpt_neo-local", "opt-tied"
+BERT, HIDDEN_BERT, ROBERTA, MIXTRAL = "bert-tied", "bert-hidden", "roberta-tied", "mixtral-grouped"
 
 
 def golden(name):
@@ -282,6 +283,59 @@ def test_opt_as_old_files_have_it(copy):
     assert_same(copy(OPT, config, tensors), OPT)
 
 
+def test_bert_as_old_files_have_it(copy):
+    """Norms' old names, heads that nobody reads here, the unembedding twice."""
+
+    def tensors(arrays):
+        for key in list(arrays):
+            if key.startswith("bert.") and "LayerNorm" in key:
+                arrays[key.replace("weight", "gamma").replace("bias", "beta")] = arrays.pop(key)
+        arrays["bert.embeddings.position_ids"] = np.arange(16)[None]
+        arrays["bert.pooler.dense.weight"] = arrays["cls.seq_relationship.weight"] = np.ones((2, 24), np.float32)
+        arrays["cls.predictions.decoder.weight"] = arrays["bert.embeddings.word_embeddings.weight"]
+        arrays["cls.predictions.decoder.bias"] = arrays["cls.predictions.bias"]
+
+    def config(fields):
+        for key in ("is_decoder", "add_cross_attention", "tie_word_embeddings", "classifier_dropout"):
+            del fields[key]
+        fields |= {"position_embedding_type": "absolute", "gradient_checkpointing": False, "pad_token_id": 0}
+
+    assert_same(copy(BERT, config, tensors), BERT)
+    with pytest.raises(ValueError, match=r"'cls.predictions.decoder.bias' in .* differs from 'cls.predictions.bias'"):
+        read(
+            copy(
+                f"{BERT}/again", tensors=lambda a: a.update({"cls.predictions.decoder.bias": np.ones(61)}), golden=BERT
+            )
+        )
+    twice = {"bert.embeddings.LayerNorm.gamma": np.ones(24, np.float32)}
+    with pytest.raises(ValueError, match=r"nothing here uses 'bert.embeddings.LayerNorm.gamma'"):
+        read(copy(f"{BERT}/twice", tensors=lambda a: a.update(twice), golden=BERT))
+    with pytest.raises(ValueError, match=r"missing 'bert.embeddings.LayerNorm.weight'"):
+        read(copy(f"{BERT}/less", tensors=lambda a: a.pop("bert.embeddings.LayerNorm.weight"), golden=BERT))
+
+
+def test_mixtral_as_old_files_have_it(copy):
+    def config(fields):
+        fields["rope_theta"] = fields.pop("rope_parameters")["rope_theta"]
+        del fields["router_jitter_noise"], fields["sliding_window"]
+        fields["output_router_logits"] = True
+
+    assert_same(copy(MIXTRAL, config), MIXTRAL)
+    params = read(GOLDENS / MIXTRAL)[1]
+    theirs = load_file(GOLDENS / MIXTRAL / "model.safetensors")
+    third = theirs["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
+    assert (params["W_out"][1, 3] == third.T).all()
+
+
+def test_an_encoder_without_a_head_gives_its_final_stream():
+    expected = golden(HIDDEN_BERT)
+    model, params, _ = read(GOLDENS / HIDDEN_BERT)
+    assert not {"W_U", "W_final", "ln_final.w"} & set(params)
+    logits, cache = model.apply(params, expected["tokens"], mask=expected["mask"], capture=("resid_final",))
+    assert (logits == cache["resid_final"]).all()
+    assert model.sites["logits"].sizes[-1] == model.config.d_model
+
+
 def shard(folder, n=3):
     arrays = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -446,6 +500,19 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]
         (NEO, set_to(attention_types=[[["global"], 2]]), "attention_types = .*2 layers, but num_layers = 3"),
         (NEO, set_to(attention_types=[[["global", "loca"], 1], [["local"], 1]]), "'loca'; did you mean 'local'"),
         (NEO, set_to(attention_layers=["global"] * 3), "attention_types = .* not supported; expected .*'global'"),
+        (
+            BERT,
+            set_to(position_embedding_type="relative_key"),
+            "position_embedding_type = 'relative_key': not supported",
+        ),
+        (BERT, set_to(architectures=["BertForTokenClassification"]), "architecture 'BertForTokenClassification'"),
+        (BERT, set_to(type_vocab_size=0), "n_token_types must be a positive integer"),
+        (BERT, set_to(embedding_size=8), "unknown field 'embedding_size' = 8"),
+        (ROBERTA, set_to(pad_token_id=0), "pad_token_id = 0: not supported; expected 1"),
+        (ROBERTA, set_to(max_position_embeddings=2), "n_ctx must be a positive integer, got 0"),
+        (MIXTRAL, set_to(num_local_experts=0), "n_experts must be a positive integer, got 0"),
+        (MIXTRAL, set_to(num_experts_per_tok=6), "at most as many experts_per_token, got 6"),
+        (MIXTRAL, set_to(shared_expert_intermediate_size=8), "unknown field 'shared_expert_intermediate_size' = 8"),
         (OPT, set_to(do_layer_norm_before=False), "do_layer_norm_before = False: not supported"),
         (OPT, set_to(word_embed_proj_dim=12), "word_embed_proj_dim = 12: not supported; expected None or 24"),
         (OPT, set_to(layer_norm_elementwise_affine=False), "layer_norm_elementwise_affine = False: not supported"),
@@ -507,6 +574,15 @@ def test_absurd_sizes_are_refused_before_they_cost_anything(copy):
         read(copy(LLAMA, config=set_to(num_hidden_layers=10**6)))
     with pytest.raises(ValueError, match=r"has shape \(64, 36\), config.json implies \(1000000000000, 36\)"):
         read(copy("llama-tied", config=set_to(vocab_size=10**12)))
+
+
+def test_experts_that_the_config_gets_wrong(copy):
+    with pytest.raises(ValueError, match=r"config.json says 1000000000 experts, but there are only"):
+        read(copy(MIXTRAL, config=set_to(num_local_experts=10**9)))
+    with pytest.raises(ValueError, match=r"missing 'model.layers.0.block_sparse_moe.experts.5.w1.weight', "):
+        read(copy(f"{MIXTRAL}/more", config=set_to(num_local_experts=6), golden=MIXTRAL))
+    with pytest.raises(ValueError, match=r"nothing here uses 'model.layers.0.block_sparse_moe.experts.4.w1.weight', "):
+        read(copy(f"{MIXTRAL}/less", config=set_to(num_local_experts=4), golden=MIXTRAL))
 
 
 def test_biases_that_the_config_denies(copy):

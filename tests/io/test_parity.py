@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxinterp as ji
 from jaxinterp.io import load
 from jaxinterp.io.huggingface import FAMILIES
 
@@ -52,3 +53,14 @@ def test_random_configurations(goldens, tmp_path, family, seed):
         for row, kept, wanted in zip(tokens, real, expected, strict=True):
             alone, _ = model.apply(params, row[kept][None])
             assert abs(alone[0] - wanted[kept]).max() <= bound, fields
+
+
+def test_another_token_type_is_an_edit(goldens):
+    tokens, types = np.array([[3, 4, 5, 6, 7]]), np.array([[0, 0, 0, 1, 1]])
+    reference = goldens.BertForMaskedLM.from_pretrained(SCRIPT.parent / "bert-tied").eval()
+    with goldens.torch.no_grad():
+        expected = reference(goldens.torch.tensor(tokens), token_type_ids=goldens.torch.tensor(types)).logits.numpy()
+    model, params, _ = load(SCRIPT.parent / "bert-tied")
+    step = (params["W_type"][1] - params["W_type"][0])[None, None]
+    logits, _ = model.apply(params, tokens, {"pos_embed": ji.add(step, ji.at(pos=[3, 4]))})
+    assert abs(logits - expected).max() <= 1e-5 * abs(expected).max()

@@ -1,5 +1,6 @@
 """Naming nothing costs nothing, and depth does not cost compilation: read off the compiled program."""
 
+import math
 import re
 
 import jax
@@ -12,6 +13,7 @@ from jaxinterp.model.block import block
 from jaxinterp.model.layers import embed, token_positions, unembed
 from jaxinterp.model.params import block_names
 from jaxinterp.model.where import Geometry
+from jaxinterp.patching.cost import Cost
 
 ARCHITECTURES = {
     "gpt2": ji.TransformerConfig(4, 32, 4, 50, 16),
@@ -21,6 +23,12 @@ ARCHITECTURES = {
     "gemma2": ji.TransformerConfig(
         4, 32, 4, 50, 16, positions="rotary", normalization="rms", norm_position="both", window=(3, None, 3, None),
         attn_softcap=5.0, logit_softcap=5.0, gated=True,
+    ),
+    "mixtral": ji.TransformerConfig(
+        4, 32, 4, 50, 16, positions="rotary", normalization="rms", gated=True, n_experts=4, mlp_bias=False,
+    ),
+    "bert": ji.TransformerConfig(
+        4, 32, 4, 50, 16, causal=False, norm_position="post", embed_norm=True, n_token_types=2, final_act_fn="gelu",
     ),
 }  # fmt: skip
 
@@ -70,14 +78,44 @@ def test_naming_no_site_costs_no_operation(name):
 
 def test_a_named_expensive_site_does_cost():
     """The count above can tell: `result` and `q_input` add operations when they are named."""
-    model = ji.Transformer(ARCHITECTURES["gpt2"])
-    params, tokens = model.init(jax.random.key(0)), jnp.ones((2, 6), int)
-    flops = {
-        names: program(lambda p, t, n=names: model.apply(p, t, capture=n), params, tokens).cost_analysis()["flops"]
-        for names in ((), ("result",), ("q_input",))
-    }
-    assert flops["result",] > flops[()]
-    assert flops["q_input",] > flops[()]
+    for name, sites in (("gpt2", ("result", "q_input")), ("mixtral", ("expert_out",))):
+        model = ji.Transformer(ARCHITECTURES[name])
+        params, tokens = model.init(jax.random.key(0)), jnp.ones((2, 6), int)
+        flops = {
+            names: program(lambda p, t, n=names, m=model: m.apply(p, t, capture=n), params, tokens).cost_analysis()[
+                "flops"
+            ]
+            for names in ((), *((site,) for site in sites))
+        }
+        assert all(flops[site,] > flops[()] for site in sites)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_operations_are_those_of_the_compiled_block(name):
+    """What plans reckon with: one block's products, read off the compiled program."""
+    config = ARCHITECTURES[name]
+    params = jax.eval_shape(ji.Transformer(config).init, jax.random.key(0))
+    batch, n_pos = 8, 16
+    geometry, data = Geometry(batch, n_pos), jax.tree.map(lambda d: jnp.asarray(d[0]), layer_data(config))
+
+    def one(weights, x):
+        return block(config, weights, data, x, None, geometry, NoTap())[0]
+
+    weights = {name: jax.ShapeDtypeStruct(params[name].shape[1:], "float32") for name in block_names(config)}
+    text = jax.jit(one).lower(weights, jax.ShapeDtypeStruct((batch, n_pos, config.d_model), "float32")).as_text()
+    products = 0
+    for left, contracted, out in re.findall(
+        r"dot_general .*?contracting_dims = \[([\d, ]*)\].*?tensor<([\dx]+)xf32>, .*?-> tensor<([\dx]+)xf32>", text
+    ):
+        shape = [int(n) for n in contracted.split("x")]
+        inner = math.prod(shape[int(dim)] for dim in left.split(","))
+        products += 2 * inner * math.prod(int(n) for n in out.split("x"))
+    cost = Cost(
+        model=ji.Transformer(config), batch=batch, n_pos=n_pos, n_read=1, n_columns=0, apart=False, behind=False,
+        one_head=False, itemsize=4, weights=0, sites=(),
+    )  # fmt: skip
+    head = 2 * batch * config.d_model**2 * (config.final_act_fn is not None)
+    assert products == cost.operations(config.n_layers - 1, 0) - head
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxinterp as ji
+from jaxinterp.model.sites import EMBEDDING_SITES
 
 sides = st.sampled_from([None, "right", "left"])
 
@@ -83,6 +84,10 @@ def check_sums_and_streams(config, side):
     if config.out_bias:
         heads = heads + np.asarray(params["b_O"])[:, None, None]
     assert_close(heads, cache["attn_out_pre_norm" if config.has_output_norm else "attn_out"])
+    if config.n_experts is not None:
+        assert_close(
+            cache["expert_out"].sum(axis=3), cache["mlp_out_pre_norm" if config.has_output_norm else "mlp_out"]
+        )
 
 
 def check_vmap_is_a_loop(config, side):
@@ -111,7 +116,7 @@ def check_resume(config, side):
     run = jax.jit(model.run)(params, base, mask=mask, interventions=standing)
     start_pos = 2 if config.causal else 0
     resume = jax.jit(model.resume, static_argnames=("start_pos", "capture"))
-    names = tuple(n for n in model.sites if n not in ("embed", "pos_embed"))
+    names = tuple(n for n in model.sites if n not in EMBEDDING_SITES)
     for start_layer in range(config.n_layers + 1):
         edits = {}
         if start_layer < config.n_layers:

@@ -37,7 +37,11 @@ def check_sweep(config, side, site, axes, metric, standing, max_bytes, roles, fi
     names = list(model.sites)
     site = names[site % len(names)]
     spec = model.sites[site]
-    over = [a for a in ("layer", "head", "pos", "query", "d_mlp") if spec.axis(a) is not None and axes & 1 << len(a)]
+    over = [
+        a
+        for a in ("layer", "head", "pos", "query", "d_mlp", "expert")
+        if spec.axis(a) is not None and axes & 1 << len(a)
+    ]
     if roles and "pos" in over:
         over[over.index("pos")] = "role"
     metrics = [
@@ -73,7 +77,7 @@ def sweeps():
         "config": configs(),
         "side": st.sampled_from([None, "right", "left"]),
         "site": st.integers(0, 1000),
-        "axes": st.integers(0, 63),
+        "axes": st.integers(0, 127),
         "metric": st.sampled_from([0, 0, 1, 2, 3, 4]),
         "standing": st.integers(0, 3),
         "max_bytes": st.sampled_from([None, 1, 20_000]),
@@ -87,6 +91,32 @@ def sweeps():
 def test_the_engine_equals_the_plain_path(**drawn):
     with jax.enable_x64(True):
         check_sweep(**drawn)
+
+
+SMALL = {"n_layers": 2, "d_model": 8, "n_heads": 2, "d_vocab": 11, "n_ctx": 8, "d_mlp": 5, "dtype": "float64"}
+MIXTURE = ji.TransformerConfig(
+    **SMALL, positions="rotary", normalization="rms", gated=True, n_experts=3, experts_per_token=2
+)
+ENCODER = ji.TransformerConfig(
+    **SMALL, causal=False, norm_position="post", embed_norm=True, n_token_types=2, final_act_fn="gelu", eps=0.1
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "site", "metric"),
+    [
+        (MIXTURE, "router", 0),
+        (MIXTURE, "expert_out", 0),
+        (ENCODER, "z", 0),
+        (ENCODER, "final_post", 1),
+    ],
+)
+def test_mixtures_and_encoders(config, site, metric):
+    number = list(ji.Transformer(config).sites).index(site)
+    with jax.enable_x64(True):
+        effects = check_sweep(config, "right", number, 127, metric, 0, None, False, 2)
+    assert set(effects.dims) >= ({"expert"} if config is MIXTURE else {"pos"})
+    assert (abs(effects) > 1e-6).any()
 
 
 @pytest.mark.slow

@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 import jaxinterp as ji
 from jaxinterp.patching.batches import make_batches
 
+SUBLAYERS = ("z", "result", "attn_out", "mlp_post", "expert_out", "mlp_out")
 SENDERS = ("embed", "pos_embed", "z", "result", "attn_out", "mlp_post", "mlp_out")
 RECEIVERS = ("q_input", "k_input", "v_input", "mlp_in", "resid_final")
 ROWS = {None: [5, 5, 5], "right": [5, 3, 2], "left": [5, 5, 5]}  # each prompt's last token
+
+
+def senders_of(model):
+    """What can send in an architecture: of the embedding, what is added to the stream."""
+    config = model.config
+    embedding = ["embed", "pos_embed"] if config.positions == "learned" else ["embed"]
+    embedding = ["ln_embed.normalized"] if config.embed_norm else embedding
+    weighed = ("mlp_post",) if config.n_experts is not None else ()
+    return [*embedding, *(s for s in SUBLAYERS if s in model.sites and s not in weighed)]
 
 
 class Naive:
@@ -24,11 +34,11 @@ class Naive:
         self.model, self.params, self.base, self.mask, self.standing = model, params, base, mask, standing
         config = model.config
         self.heads = ("z",)
-        self.mlps = () if config.attn_only else ("mlp_post",)
-        self.added = [s for s in ("embed", "attn_out", "mlp_out") if s in model.sites]
-        self.added += ["pos_embed"] if config.positions == "learned" else []
+        self.mlps = () if config.attn_only else ("mlp_post",) if config.n_experts is None else ("expert_out",)
+        self.embedding = [s for s in senders_of(model) if s not in SUBLAYERS]
+        self.added = self.embedding + [s for s in ("attn_out", "mlp_out") if s in model.sites]
         self.read = tuple(s for s in RECEIVERS if s in model.sites)
-        capture = tuple(s for s in dict.fromkeys(SENDERS + self.read) if s in model.sites)
+        capture = (*senders_of(model), *self.read)
         self.logits, self.before = apply(model, params, base, standing, mask=mask, capture=capture)
         self.after = apply(model, params, source, source_edits, mask=mask, capture=capture)[1]
 
@@ -46,7 +56,7 @@ class Naive:
         """Each receiver reads the base run's stream plus the changes of the senders before it."""
         sublayers = self.frozen(self.heads + self.mlps, senders, tuple(self.added))
         change = {site: sublayers[site] - self.before[site] for site in self.added}
-        stream = change["embed"] + change.get("pos_embed", 0)
+        stream = sum(change[site] for site in self.embedding)
         inputs = {site: [] for site in self.read}
         for layer in range(self.model.config.n_layers):
             for site in ("q_input", "k_input", "v_input"):
@@ -100,7 +110,7 @@ def random_selection(rng, spec, side):
     shape = spec.shape(BATCH, POS)
     index = np.indices(shape)
     given, chosen = {}, np.ones(shape, bool)
-    for axis in ("layer", "head", "neuron"):
+    for axis in ("layer", "head", "neuron", "expert"):
         dim = spec.axis(axis)
         if dim is not None and rng.random() < 0.5:
             given[axis] = rng.choice(shape[dim], rng.integers(1, shape[dim] + 1), replace=False)
@@ -134,7 +144,7 @@ def axes_of(model, chosen, end):
     """{axis that can be swept: the coordinates it must have} of senders or receivers."""
     specs = [model.sites[name] for name in chosen]
     axes = {f"{end}_site": list(chosen)}
-    for axis in ("layer", "head", "pos", "neuron"):
+    for axis in ("layer", "head", "pos", "neuron", "expert"):
         dims = [spec.axis(axis) for spec in specs]
         if None in dims or len({mask.shape[d] for mask, d in zip(chosen.values(), dims, strict=True)}) > 1:
             continue  # grouped-query attention has fewer key heads than query heads
@@ -161,9 +171,10 @@ def at_cell(model, chosen, cell, end):
 def path_exists(config, senders, receivers):
     """Whether any selected sender adds to the stream before any selected receiver reads it."""
     read_at = {"mlp_in": 1 if config.has_mid else 0, "resid_final": 0}
-    sent_at = {"embed": -1, "pos_embed": -1} | ({"mlp_post": 1, "mlp_out": 1} if config.has_mid else {})
+    outside = dict.fromkeys(("embed", "pos_embed", "ln_embed.normalized"), -1)
+    sent_at = outside | ({"mlp_post": 1, "expert_out": 1, "mlp_out": 1} if config.has_mid else {})
     layers = {name: np.flatnonzero(m.any(tuple(range(1, m.ndim)))) for name, m in (senders | receivers).items()}
-    layers |= {"embed": [0], "pos_embed": [0], "resid_final": [config.n_layers]}
+    layers |= {**{name: [0] for name in outside}, "resid_final": [config.n_layers]}
     first = min(2 * layers[name][0] + sent_at.get(name, 0) for name in senders)
     last = max(2 * layers[name][-1] + read_at.get(name, 0) for name in receivers)
     return first < last
@@ -173,8 +184,7 @@ def check_paths(config, side, seed, metric, standing, max_bytes, mode, first):
     model, rng = ji.Transformer(config), np.random.default_rng(seed)
     params, base, mask = random_params(model), random_tokens(config), masks(side)
     source = altered(config, base, first)
-    names = [s for s in SENDERS if s != "pos_embed" or config.positions == "learned"]
-    sender_wheres, senders = random_ends(rng, model, names, side)
+    sender_wheres, senders = random_ends(rng, model, senders_of(model), side)
     receiver_wheres, receivers = random_ends(rng, model, RECEIVERS, side)
     possible = axes_of(model, senders, "sender") | axes_of(model, receivers, "receiver")
     over = [axis for axis in possible if rng.random() < (0.2 if axis.endswith("pos") else 0.6)]
@@ -242,6 +252,16 @@ def test_paths_equal_their_definition(**drawn):
     assume(not drawn["config"].has_post_norm and drawn["config"].n_layers > 1)
     with jax.enable_x64(True):
         check_paths(**drawn)
+
+
+@pytest.mark.parametrize(("mode", "seed"), [("direct", 3), ("ioi", 5)])
+def test_paths_from_experts_and_a_normed_embedding_equal_their_definition(mode, seed):
+    config = ji.TransformerConfig(
+        n_layers=2, d_model=8, n_heads=2, d_mlp=5, d_vocab=11, n_ctx=8, dtype="float64",
+        embed_norm=True, norm_position="both", n_experts=3,
+    )  # fmt: skip
+    with jax.enable_x64(True):
+        check_paths(config, "right", seed, metric=0, standing=2, max_bytes=None, mode=mode, first=0)
 
 
 @pytest.mark.slow
@@ -542,3 +562,8 @@ def test_models_whose_stream_does_not_add_up():
         patch(run, ["pos_embed"], ["resid_final"])
     with pytest.raises(ValueError, match="over holds 'receiver_head': its sites differ"):
         patch(run, ["z"], ["q_input", "k_input"], ("receiver_head",))
+    run = tiny(embed_norm=True, n_experts=2, dtype="float32")
+    with pytest.raises(ValueError, match=r"'embed' does not add up .* send 'ln_embed.normalized'"):
+        patch(run, ["embed"], ["resid_final"])
+    with pytest.raises(ValueError, match=r"'mlp_post' does not add up .* send 'expert_out'"):
+        patch(run, ["mlp_post"], ["resid_final"])

@@ -10,6 +10,8 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from jaxinterp.io.files import CONFIG, open_tensors, read_json, read_tokenizer
+from jaxinterp.io.huggingface.bert import BERT
+from jaxinterp.io.huggingface.distilbert import DISTILBERT
 from jaxinterp.io.huggingface.gemma import GEMMA
 from jaxinterp.io.huggingface.gemma2 import GEMMA2
 from jaxinterp.io.huggingface.gemma3 import GEMMA3
@@ -19,11 +21,13 @@ from jaxinterp.io.huggingface.gpt_neox import GPT_NEOX
 from jaxinterp.io.huggingface.gptj import GPTJ
 from jaxinterp.io.huggingface.llama import LLAMA
 from jaxinterp.io.huggingface.mistral import MISTRAL
+from jaxinterp.io.huggingface.mixtral import MIXTRAL
 from jaxinterp.io.huggingface.olmo2 import OLMO2
 from jaxinterp.io.huggingface.opt import OPT
 from jaxinterp.io.huggingface.phi3 import PHI3
 from jaxinterp.io.huggingface.qwen2 import QWEN2
 from jaxinterp.io.huggingface.qwen3 import QWEN3
+from jaxinterp.io.huggingface.roberta import ROBERTA
 from jaxinterp.io.huggingface.table import Family, convert_config, convert_weights
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
@@ -37,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     "opt": OPT,
     "llama": LLAMA,
     "mistral": MISTRAL,
+    "mixtral": MIXTRAL,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "olmo2": OLMO2,
@@ -44,6 +49,9 @@ FAMILIES: dict[str, Family] = {
     "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "distilbert": DISTILBERT,
 }
 
 

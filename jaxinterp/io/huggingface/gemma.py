@@ -44,7 +44,7 @@ GEMMA = Family(
     ),
     harmless=(),
     weights=(*EMBEDDINGS, *NORMS, *ATTENTION, *MLP),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

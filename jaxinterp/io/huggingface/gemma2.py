@@ -63,7 +63,7 @@ GEMMA2 = Family(
     # The reference reads hidden_activation, whatever hidden_act says.
     harmless=("hidden_act",),
     weights=(*EMBEDDINGS, *NORMS_AROUND, *ATTENTION, *MLP),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

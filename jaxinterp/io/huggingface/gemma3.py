@@ -81,7 +81,7 @@ GEMMA3 = Family(
     # _sliding_window_pattern is only written beside layer_types, which say it all.
     harmless=("_sliding_window_pattern",),
     weights=(*EMBEDDINGS, *NORMS_AROUND, *ATTENTION, *HEAD_NORMS, *MLP),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

@@ -50,7 +50,7 @@ GPT2 = Family(
         ("lm_head.weight",                          "d_vocab_out d_model",        "W_U"),
     ),
     # The causal mask, which older files store in every layer.
-    buffers=("transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"),
+    unread=("transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"),
     copies={"lm_head.weight": "transformer.wte.weight"},
 )
 # fmt: on

@@ -72,7 +72,7 @@ GPT_NEO = Family(
         ("lm_head.weight",                                     "d_vocab_out d_model",   "W_U"),
     ),
     # The causal mask, which older files store in every layer.
-    buffers=("transformer.h.{layer}.attn.attention.bias", "transformer.h.{layer}.attn.attention.masked_bias"),
+    unread=("transformer.h.{layer}.attn.attention.bias", "transformer.h.{layer}.attn.attention.masked_bias"),
     copies={"lm_head.weight": "transformer.wte.weight"},
 )
 # fmt: on

@@ -51,7 +51,7 @@ GPT_NEOX = Family(
         ("embed_out.weight",                                         "d_vocab_out d_model",       "W_U"),
     ),
     # The causal mask and the rotary table, which older files store in every layer.
-    buffers=(
+    unread=(
         "gpt_neox.layers.{layer}.attention.bias",
         "gpt_neox.layers.{layer}.attention.masked_bias",
         "gpt_neox.layers.{layer}.attention.rotary_emb.inv_freq",

@@ -63,7 +63,7 @@ GPTJ = Family(
         ("lm_head.bias",                             "d_vocab_out",           "b_U"),
     ),
     # The causal mask, which older files store in every layer.
-    buffers=("transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"),
+    unread=("transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"),
     copies={"lm_head.weight": "transformer.wte.weight"},
 )
 # fmt: on

@@ -74,7 +74,7 @@ LLAMA = Family(
     # pretraining_tp says in how many slices products were once computed, not what they are.
     harmless=("max_sequence_length", "pretraining_tp"),
     weights=(*EMBEDDINGS, *NORMS, *ATTENTION, *MLP),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

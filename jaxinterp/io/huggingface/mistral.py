@@ -26,7 +26,7 @@ MISTRAL = Family(
     ),
     harmless=(),
     weights=(*EMBEDDINGS, *NORMS, *ATTENTION, *MLP),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

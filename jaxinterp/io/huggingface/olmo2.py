@@ -36,7 +36,7 @@ OLMO2 = Family(
         *ATTENTION,
         *MLP,
     ),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

@@ -62,7 +62,7 @@ OPT = Family(
         ("model.decoder.final_layer_norm.bias",                      "d_model",               "ln_final.b"),
         ("lm_head.weight",                                           "d_vocab_out d_model",   "W_U"),
     ),
-    buffers=(),
+    unread=(),
     copies={"lm_head.weight": "model.decoder.embed_tokens.weight"},
 )
 # fmt: on

@@ -43,7 +43,7 @@ PHI3 = Family(
         ("model.layers.{layer}.mlp.gate_up_proj.weight", "(gate_up d_mlp) d_model",               "W_gate W_in"),
         ("model.layers.{layer}.mlp.down_proj.weight",    "d_model d_mlp",                         "W_out"),
     ),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

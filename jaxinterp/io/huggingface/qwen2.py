@@ -51,7 +51,7 @@ QWEN2 = Family(
     ),
     harmless=(),
     weights=(*EMBEDDINGS, *NORMS, *ATTENTION, *MLP),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

@@ -18,7 +18,7 @@ QWEN3 = Family(
     ),
     harmless=(),
     weights=(*EMBEDDINGS, *NORMS, *ATTENTION, *HEAD_NORMS, *MLP),
-    buffers=BUFFERS,
+    unread=BUFFERS,
     copies=COPIES,
 )
 # fmt: on

@@ -8,16 +8,20 @@ A table has two parts. Each row of `fields` says what one of their config fields
 
     ("model.layers.{layer}.self_attn.qkv_proj.weight", "(head+kv_head+kv_head d_head) d_model", "W_Q W_K W_V")
 
-Axes in brackets are fused in the file. Their order is the file's; ours is in `weight_axes`, and the transpose
-follows from the names. An axis that none of our weights has (`qkv`) is divided among the weights named; one with
-plus signs holds their axes one after another, and a number in it entries that nothing reads.
+    ("bert.embeddings.LayerNorm.(weight|gamma)", "d_model", "ln_embed.w")
+
+A name with alternatives stands for the first of them that a file holds. Axes in brackets are fused in the file. Their
+order is the file's; ours is in `weight_axes`, and the transpose follows from the names. An axis that none of our
+weights has (`qkv`) is divided among the weights named; one with plus signs holds their axes one after another, and a
+number in it entries that nothing reads.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -60,7 +64,7 @@ class Family:
       fields: the config table.
       harmless: config fields that do not change what the model computes.
       weights: rows of (their tensor, its axes, our weights).
-      buffers: their tensors that hold no weights and are passed over.
+      unread: their tensors that are passed over: buffers, and heads beside the logits.
       copies: their tensors that may repeat another one's values when embeddings are tied, and that other.
     """
 
@@ -70,7 +74,7 @@ class Family:
     fields: tuple[Field, ...]
     harmless: tuple[str, ...]
     weights: tuple[tuple[str, str, str], ...]
-    buffers: tuple[str, ...]
+    unread: tuple[str, ...]
     copies: Mapping[str, str]
 
 
@@ -241,6 +245,25 @@ def _parts(
     return [(whole, axes)] * shares
 
 
+def spellings(name: str) -> list[str]:
+    """The names that one with alternatives stands for.
+
+    Example:
+      >>> spellings("cls.predictions.(decoder.|)bias")
+      ['cls.predictions.decoder.bias', 'cls.predictions.bias']
+    """
+    parts = re.split(r"\(([^)]*)\)", name)
+    choices = [part.split("|") if number % 2 else [part] for number, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _numbered(name: str, sizes: Mapping[str, int]) -> dict[tuple[int, ...], str]:
+    """The names that one with numbers stands for, by where each tensor belongs in the stack of our weight."""
+    axes = [axis for axis in ("layer", "expert") if f"{{{axis}}}" in name]
+    places = itertools.product(*(range(sizes[axis]) for axis in axes))
+    return {place: name.format(**dict(zip(axes, place, strict=True))) for place in places}
+
+
 def convert_weights(
     family: Family, config: TransformerConfig, tensors: Mapping[str, StoredTensor], dtype: Any, mesh: Mesh | None
 ) -> Params:
@@ -251,23 +274,22 @@ def convert_weights(
     """
     if config.n_layers > len(tensors):
         raise ValueError(f"config.json says {config.n_layers} layers, but there are only {len(tensors)} tensors")
+    if (config.n_experts or 0) > len(tensors):
+        raise ValueError(f"config.json says {config.n_experts} experts, but there are only {len(tensors)} tensors")
     axes, shapes = weight_axes(config), weight_shapes(config)
     sizes = {axis: size for name in axes for axis, size in zip(axes[name], shapes[name], strict=True)}
-    rows = [(theirs, stored, ours.split()) for theirs, stored, ours in family.weights if ours.split()[0] in axes]
-
-    def per_layer(pattern: str) -> list[str]:
-        return [pattern.format(layer=layer) for layer in range(config.n_layers if "{layer}" in pattern else 1)]
-
-    wanted = [name for theirs, _, _ in rows for name in per_layer(theirs)]
-    buffers = [name for pattern in family.buffers for name in per_layer(pattern)]
+    rows = [
+        (_numbered(theirs, sizes), stored, ours.split())
+        for theirs, stored, ours in family.weights
+        if ours.split()[0] in axes
+    ]
+    wanted = [name for names, _, _ in rows for name in names.values()]
+    unread = [name for pattern in family.unread for name in _numbered(pattern, sizes).values()]
     copies = family.copies if config.tie_embeddings else {}
-    found = _match(tensors, {*wanted, *buffers, *copies}, family.prefix)
-    if missing := [name for name in wanted if name not in found]:
-        raise ValueError(f"missing {_some(missing)}")
-
-    for theirs, stored, ours in rows:
+    found = _match(tensors, wanted, {*unread, *copies}, family.prefix)
+    for names, stored, ours in rows:
         expected = split_axes(stored, sizes, len(ours))[2]
-        for name in per_layer(theirs):
+        for name in names.values():
             if found[name].shape != expected:
                 raise ValueError(
                     f"{found[name]} has shape {found[name].shape}, config.json implies {expected} ({stored})"
@@ -275,23 +297,31 @@ def convert_weights(
     file_dtypes = [found[name].float_dtype for name in wanted]
     target = resolve_dtype(functools.reduce(jnp.promote_types, file_dtypes) if dtype is None else dtype)
     for name, original in copies.items():
-        if name in found and not np.array_equal(found[name].read(), found[original].read()):
+        if {name, original} <= set(found) and not np.array_equal(found[name].read(), found[original].read()):
             raise ValueError(f"{found[name]} differs from {original!r}, but config.json ties them")
 
     params = {}
-    for theirs, stored, ours in rows:
+    for names, stored, ours in rows:
         stacks = [np.empty(shapes[name], target) for name in ours]
-        for layer, name in enumerate(per_layer(theirs)):
+        for place_in_stack, name in names.items():
             values = cast(found[name].read(), target, found[name])
-            targets = [tuple(axis for axis in axes[n] if axis != "layer") for n in ours]
+            targets = [axes[n][len(place_in_stack) :] for n in ours]
             for stack, view in zip(stacks, unstack(values, stored, sizes, targets), strict=True):
-                stack[layer if "{layer}" in theirs else ...] = view
+                stack[place_in_stack] = view
         params.update({name: place(stack, mesh) for name, stack in zip(ours, stacks, strict=True)})
     return {name: params[name] for name in axes}
 
 
-def _match(tensors: Mapping[str, StoredTensor], known: set[str], prefix: str) -> dict[str, StoredTensor]:
-    """The tensors by the names that the table has for them; raises a ValueError for those it has no use for."""
+def _match(
+    tensors: Mapping[str, StoredTensor], wanted: Iterable[str], passed_over: set[str], prefix: str
+) -> dict[str, StoredTensor]:
+    """The tensors by the names that the table has for them, alternatives and all.
+
+    Raises:
+      ValueError: one that the table has no use for, or one it needs that is missing.
+    """
+    spelt = {name: spellings(name) for name in wanted}
+    known = passed_over.union(*spelt.values())
     found: dict[str, StoredTensor] = {}
     unused = []
     for name in sorted(tensors, key=lambda name: name not in known):  # full names first
@@ -300,9 +330,13 @@ def _match(tensors: Mapping[str, StoredTensor], known: set[str], prefix: str) ->
             found[full] = tensors[name]
         else:
             unused.append(name)
+    chosen = {name: next((one for one in spelt[name] if one in found), None) for name in spelt}
+    unused += [name for name in found if name not in passed_over.union(chosen.values())]
     if unused:
         raise ValueError(f"nothing here uses {_some(unused)}: the model would not be what was trained")
-    return found
+    if missing := [spelt[name][0] for name in spelt if chosen[name] is None]:
+        raise ValueError(f"missing {_some(missing)}")
+    return found | {name: found[one] for name, one in chosen.items() if one is not None}
 
 
 def _some(names: list[str]) -> str:
