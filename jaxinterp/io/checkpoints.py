@@ -117,7 +117,7 @@ def _narrowed(name: str, weight: Any, dtype: Any) -> Any:
     check_weight(weight, repr(name))
     if dtype is None:
         return weight
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         narrow = weight.astype(dtype)
     check_weight(narrow, f"{name!r}, stored as {dtype},")
     return narrow

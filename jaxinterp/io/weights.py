@@ -193,7 +193,7 @@ def _copy(
         for block in blocks(source.shape, BLOCK // target.itemsize):
             values = source[block]
             result = _spaced_empty(values.shape, target.dtype, fastest)
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 result[...] = values
             if count := _count_not_finite(result):
                 bad, bad_before = bad + count, bad_before + _count_not_finite(values)
