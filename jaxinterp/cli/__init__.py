@@ -1,18 +1,19 @@
-"""The command line: `jaxinterp sweep`, `jaxinterp models`, `jaxinterp sites MODEL`, `jaxinterp card NAME`."""
+"""The command line: `jaxinterp sweep`, `jaxinterp models`, `jaxinterp sites MODEL`, `jaxinterp convert SRC DST`,
+`jaxinterp card NAME`."""
 
 import os
 import sys
 
-from jaxinterp.cli.commands import card, list_models, list_sites, sweep
+from jaxinterp.cli.commands import card, convert, list_models, list_sites, sweep
 from jaxinterp.cli.parse import parse
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 after an error told in one line."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    command = {"sweep": sweep, "models": list_models, "sites": list_sites, "card": card}[options.command]
+    commands = {"sweep": sweep, "models": list_models, "sites": list_sites, "convert": convert, "card": card}
     try:
-        command(options)
+        commands[options.command](options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from jaxinterp import tasks
 from jaxinterp.cards.make import make_card
 from jaxinterp.cli.report import print_effects, print_models, print_sites
-from jaxinterp.io.load import builtin_models, load
+from jaxinterp.io.checkpoints import can_be_replaced, save
+from jaxinterp.io.load import builtin_models, find_folder, load
 from jaxinterp.io.prompts import FIELDS, read_pairs
 from jaxinterp.io.results import save_effects, write_whole
 from jaxinterp.metrics import Metric, log_prob, logit_diff, prob
@@ -39,6 +40,22 @@ def list_sites(options: argparse.Namespace) -> None:
     """`jaxinterp sites MODEL`."""
     model, _, _ = load(options.model)
     print_sites(model.sites)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """`jaxinterp convert`."""
+    source, destination = find_folder(options.source), Path(options.destination).expanduser()
+    if destination.resolve() == source.resolve():
+        raise ValueError(f"{destination} is the model itself: give another folder")
+    if destination.exists() and not options.overwrite and not can_be_replaced(destination):
+        raise ValueError(f"{destination} holds what ji.save did not write: give another folder, or --overwrite")
+    with jax.enable_x64(True):  # whatever precision the model has is kept
+        model, params, tokenizer = load(source, dtype=options.dtype)
+        save(destination, model, params, tokenizer, format=options.to)
+    size = sum(weight.nbytes for weight in params.values())
+    print(
+        f"written: {destination} ({len(params)} weights, {model.config.dtype}, {size / 1e6:,.1f} MB, as {options.to})"
+    )
 
 
 def card(options: argparse.Namespace) -> None:

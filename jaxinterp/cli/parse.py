@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from jaxinterp.io.checkpoints import FORMATS
 from jaxinterp.model.config import CHOICES
 
 SWEEP_EXAMPLES = """examples:
@@ -73,6 +74,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands.add_parser("models", help="list the models that can be loaded")
     sites = commands.add_parser("sites", help="list a model's sites with their axes and shapes")
     sites.add_argument("model", metavar="MODEL", help="a built-in name, a folder, or a hub id")
+
+    convert = commands.add_parser(
+        "convert",
+        help="write a model as a folder of this library",
+        description="Reads any model that can be loaded, and writes it as a folder that loads without conversion.",
+    )
+    convert.add_argument("source", metavar="SRC", help="a built-in name, a folder, or a hub id")
+    convert.add_argument("destination", metavar="DST", help="the folder to write; an earlier save in it is replaced")
+    convert.add_argument("--dtype", choices=CHOICES["dtype"], help="(default: as it is stored)")
+    convert.add_argument(
+        "--to", choices=FORMATS, default="safetensors", help="how weights are written (default: safetensors)"
+    )
+    convert.add_argument(
+        "--overwrite", action="store_true", help="write to a folder that holds files of another kind as well"
+    )
 
     card = commands.add_parser(
         "card",

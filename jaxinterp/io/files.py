@@ -10,17 +10,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from jaxinterp.model.config import CHOICES, suggest
-
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-INDEX = "model.safetensors.index.json"
+INDEX, ORBAX = "model.safetensors.index.json", "model.orbax"
 
 #: The file's names for floating dtypes; nothing else is a weight.
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -31,19 +27,21 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: what it is, known without reading it, and how to read it.
+    """A tensor in a file: what it is, known without reading it, and where it lies.
 
     Attributes:
       path: the file it lies in.
       name: what the file calls it.
       shape: its shape.
       dtype: its dtype, as the file writes it (`"F32"`).
+      offset: of its first byte in the file.
     """
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
+    offset: int
 
     def __str__(self) -> str:
         return f"{self.name!r} in {self.path}"
@@ -55,13 +53,9 @@ class StoredTensor:
             raise ValueError(f"{self} is {self.dtype}, expected one of: {', '.join(FLOATS)}")
         return jnp.dtype(FLOATS[self.dtype])
 
-    def read(self) -> np.ndarray:
-        """The values, in memory of their own: the file is mapped no longer than this takes."""
-        try:
-            with safe_open(self.path, framework="np") as file:
-                return file.get_tensor(self.name)
-        except SafetensorError as error:
-            raise ValueError(f"cannot read {self}: {error}") from error
+    def map(self) -> np.ndarray:
+        """The values, mapped: read from the file as they are used. The file stays mapped as long as the array lives."""
+        return np.asarray(np.memmap(self.path, self.float_dtype, "r", self.offset, self.shape))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -116,14 +110,18 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def _open_file(path: Path) -> dict[str, StoredTensor]:
     try:
-        with safe_open(path, framework="np") as file:
-            pieces = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return {
-                name: StoredTensor(path, name, tuple(piece.get_shape()), piece.get_dtype())
-                for name, piece in pieces.items()
-            }
+        with safe_open(path, framework="np"):  # which refuses a header that is malformed or does not fit the file
+            pass
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or save it again") from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: StoredTensor(path, name, tuple(entry["shape"]), entry["dtype"], 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
 def _open_shards(index: Path) -> dict[str, StoredTensor]:
@@ -145,40 +143,6 @@ def _open_shards(index: Path) -> dict[str, StoredTensor]:
     if missing := [name for name in weight_map if name not in tensors]:
         raise ValueError(f"{index} lists {missing[0]!r}, which {weight_map[missing[0]]!r} does not hold")
     return tensors
-
-
-def resolve_dtype(dtype: Any) -> jnp.dtype:
-    """A dtype that weights may have; raises a ValueError for others."""
-    try:
-        resolved = jnp.dtype(dtype)
-    except TypeError:
-        raise ValueError(f"unknown dtype {dtype!r}; {suggest(dtype, CHOICES['dtype'])}") from None
-    if resolved.name not in CHOICES["dtype"]:
-        raise ValueError(f"dtype {resolved.name!r} cannot hold weights; {suggest(resolved.name, CHOICES['dtype'])}")
-    return resolved
-
-
-def cast(values: np.ndarray, dtype: jnp.dtype, name: object) -> np.ndarray:
-    """`values` in another dtype; raises a ValueError if any is, or becomes, NaN or infinite."""
-    with np.errstate(over="ignore"):
-        result = values.astype(dtype, copy=False)
-    if bad := result.size - np.count_nonzero(np.isfinite(result)):
-        if np.isfinite(values).all():
-            raise ValueError(f"{name} holds {bad} values too large for {dtype}")
-        raise ValueError(f"{name} holds {bad} values that are NaN or infinite")
-    return result
-
-
-def place(values: np.ndarray, mesh: Mesh | None) -> jax.Array:
-    """An array on the default device, or a copy on every device of a mesh.
-
-    Raises:
-      ValueError: float64 values, where JAX would make them float32.
-    """
-    if values.dtype == np.float64 and jnp.result_type(float) != np.float64:
-        raise ValueError("float64 weights need `with jax.enable_x64(True):` around the call, or dtype='float32'")
-    placed = jax.device_put(values, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
-    return placed.block_until_ready()  # so that no more than one array waits to be copied
 
 
 def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 from jaxinterp.io import checkpoints, huggingface
 from jaxinterp.io.files import CONFIG, INDEX, TOKENIZER, WEIGHTS, refuse_pickle
 from jaxinterp.model.params import Params
+from jaxinterp.model.sharding import check_sharding
 from jaxinterp.model.transformer import Transformer
 
 #: Where built-in models lie: within an installed package, or in the repository of an editable install.
@@ -22,17 +24,30 @@ DOWNLOADS = (CONFIG, TOKENIZER, WEIGHTS, INDEX, "model-*-of-*.safetensors")
 
 
 def load(
-    name_or_path: str | os.PathLike[str], *, dtype: Any = None, mesh: Mesh | None = None
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    sharding: str | Mapping[str, Any] | None = None,
+    progress: bool | None = None,
 ) -> tuple[Transformer, Params, Tokenizer | None]:
     """Loads a trained model.
+
+    Weights are read one after the other, and each straight into the memory it stays in: beside what stays, the host
+    holds no more than the largest of them.
 
     Args:
       name_or_path: the name of a built-in model (`builtin_models()`); else a folder, written by `save` or by
         `transformers` (the families of `jaxinterp.io.huggingface.FAMILIES`); else `"owner/name"` on the Hugging
-        Face Hub, which needs `pip install 'jaxinterp[hub]'`. A folder that has a built-in model's name is written
-        `"./name"`.
+        Face Hub, which needs `pip install 'jaxinterp[hub]'`. What is fetched stays in that library's cache (`HF_HOME`
+        says where); an interrupted download goes on when the same is loaded again, and with `HF_HUB_OFFLINE=1` in the
+        environment only the cache is read. A folder that has a built-in model's name is written `"./name"`.
       dtype: what to convert the weights to, tensor by tensor; `None` keeps the file's.
-      mesh: if given, parameters are replicated: every device of the mesh holds them whole.
+      mesh: devices for the parameters; every one holds them whole, unless `sharding` divides them.
+      sharding: the name of a mesh axis, along which heads, neurons and vocabulary are divided as far as its devices
+        divide their number; or `{axis of weights: mesh axis}`, such as `{"d_model": "data"}`, which says it all. The
+        forward and the sweeps take such parameters as they are.
+      progress: whether a bar is shown; `None`: on a terminal, when it takes longer than a second.
 
     Returns:
       The model, its parameters, and its tokenizer, `None` if the folder has no `tokenizer.json`.
@@ -49,11 +64,10 @@ def load(
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"name_or_path must be a string or a path, got {type(name_or_path).__name__}")
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
+    check_sharding(mesh, sharding)
     folder = find_folder(name_or_path)
     read = checkpoints.read if checkpoints.is_checkpoint(folder) else huggingface.read
-    return read(folder, dtype=dtype, mesh=mesh)
+    return read(folder, dtype=dtype, mesh=mesh, sharding=sharding, progress=progress)
 
 
 def builtin_models() -> tuple[str, ...]:

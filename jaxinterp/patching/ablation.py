@@ -19,7 +19,7 @@ from jaxinterp.patching.activation import check_run, check_tokens, choose_cells
 from jaxinterp.patching.batches import Batch, cut, edits_of, prompts_of
 from jaxinterp.patching.cells import Over
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
+from jaxinterp.patching.endurance import Folder
 from jaxinterp.patching.engine import Options, run_sweep
 from jaxinterp.patching.nodes import Draw, node_sweep
 from jaxinterp.patching.observe import foreign, whole_forwards
@@ -143,8 +143,7 @@ def ablation(
 
         return [functools.partial(draw, key, rows) for key, rows in zip(keys, chosen, strict=True)]
 
-    told = fingerprint_of_edits(other_edits)
-    identity = "ablation", kind, pooled, independent, sigma, keys, other.tokens, other.mask, told
+    identity = "ablation", kind, pooled, independent, sigma, keys, other.tokens, other.mask, other_edits
     sweep = node_sweep(
         model, params, base, cells, metric, edits, draws,
         n_draws=len(keys), whole=foreign(other_edits), identity=identity,

@@ -20,7 +20,7 @@ from jaxinterp.model.where import Geometry
 from jaxinterp.patching.batches import Batch, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells, Over, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
+from jaxinterp.patching.endurance import Folder
 from jaxinterp.patching.engine import Options, Sweep, plan_sweep, run_sweep
 from jaxinterp.patching.nodes import Draw, first_difference, node_sweep
 from jaxinterp.patching.observe import foreign, observe, observe_pair, whole_forwards
@@ -185,7 +185,7 @@ def _patching(
 
     first = None if edits or source_edits else first_difference(base, source)
     write = cell_edits_renormalised if renormalise else cell_edits
-    identity = "activation_patching", renormalise, source.tokens, fingerprint_of_edits(source_edits)
+    identity = "activation_patching", renormalise, source.tokens, source_edits
     return node_sweep(
         model, params, base, cells, metric, edits, draws,
         first=first, whole=foreign(source_edits), write=write, identity=identity,

@@ -5,24 +5,17 @@ The one file below `io/` that writes: a sweep that could not save itself would l
 
 import contextlib
 import dataclasses
-import functools
-import hashlib
 import os
-import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import CodeType, FrameType, FunctionType
+from types import FrameType
 from typing import Any
 
-import jax
-import jaxlib
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxinterp.metrics import Metric
-from jaxinterp.model.interventions import Intervention
 from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tally import Tally
 
@@ -30,70 +23,6 @@ Folder = str | os.PathLike
 
 #: Seconds between two saves at least, and the share of the time that saving may take.
 SAVING_PAUSE, SAVING_SHARE = 1.0, 0.05
-
-
-def fingerprint(tree: Any) -> str:
-    """A hash of a pytree: structure, static parts by name, arrays by content."""
-    leaves, structure = jax.tree.flatten(tree)
-    told = hashlib.sha256(without_addresses(str(structure)).encode())
-    for leaf in leaves:
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        told.update(f"{array.dtype}{array.shape}".encode())
-        told.update(str(leaf).encode() if array.dtype == object else _bytes_of(array))
-    return told.hexdigest()
-
-
-def _bytes_of(array: np.ndarray) -> memoryview:
-    """An array's numbers as bytes; large ones, which may lie on disk, are not copied."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def without_addresses(text: str) -> str:
-    """What `repr` tells of an object, but for where it lies in this process' memory."""
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
-
-
-def fingerprint_of_function(fn: Any) -> str:
-    """A hash of a function: its name, its code, its defaults and what it closes over."""
-
-    def code(of: CodeType) -> str:
-        constants = [code(c) if isinstance(c, CodeType) else repr(c) for c in of.co_consts]
-        return f"{of.co_code.hex()}{of.co_names}{constants}"
-
-    if isinstance(fn, functools.partial):
-        return fingerprint((fingerprint_of_function(fn.func), fn.args, fn.keywords))
-    name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
-    if not isinstance(fn, FunctionType):
-        return fingerprint((name, without_addresses(repr(fn))))
-    enclosed = [cell.cell_contents for cell in fn.__closure__ or ()]
-    held = [fingerprint_of_function(x) if callable(x) else fingerprint(x) for x in enclosed]
-    return fingerprint((name, code(fn.__code__), fn.__defaults__, fn.__kwdefaults__, held))
-
-
-def fingerprint_of_metric(metric: Metric) -> str:
-    """A hash of a metric: its data, and its function."""
-    return fingerprint((fingerprint_of_function(metric.fn), fingerprint(metric)))
-
-
-def fingerprint_of_edits(edits: Mapping[str, tuple[Intervention, ...]]) -> str:
-    """A hash of edits: their data, and their functions."""
-    functions = {site: [fingerprint_of_function(one.fn) for one in several] for site, several in edits.items()}
-    return fingerprint((edits, functions))
-
-
-def fingerprint_of_code() -> str:
-    """A hash of this library's sources, of the versions of jax, and of how it computes."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    paths = sorted(os.path.join(folder, f) for folder, _, files in os.walk(root) for f in files if f.endswith(".py"))
-    sources = []
-    for path in paths:
-        with open(path, "rb") as file:
-            sources.append(hashlib.sha256(file.read()).hexdigest())
-    settings = [str(getattr(jax.config, name)) for name in ("jax_enable_x64", "jax_default_matmul_precision")]
-    settings.append(jax.local_devices()[0].device_kind)
-    return fingerprint([jax.__version__, jaxlib.__version__, *settings, *sources])
 
 
 class Store:

@@ -22,15 +22,8 @@ from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.batches import Batch, make_batches
 from jaxinterp.patching.cost import RUN_BYTES, Cost, chunk_bytes, cost_of
-from jaxinterp.patching.endurance import (
-    Folder,
-    Keeper,
-    Store,
-    fingerprint,
-    fingerprint_of_code,
-    fingerprint_of_metric,
-    without_addresses,
-)
+from jaxinterp.patching.endurance import Folder, Keeper, Store
+from jaxinterp.patching.fingerprints import fingerprint, fingerprint_of_code, fingerprint_of_metric
 from jaxinterp.patching.observe import run_bytes
 from jaxinterp.patching.plain import patched_metric
 from jaxinterp.patching.plan import Plan, Program, operations_of, plan_group, span_of
@@ -247,7 +240,7 @@ def identify(sweep: Sweep, options: Options, *whatever: Any) -> dict[str, str]:
     """What a sweep is, part by part, as hashes."""
     return {
         "version of the code": fingerprint_of_code(),
-        "model": fingerprint((without_addresses(repr(sweep.model)), sweep.params)),
+        "model": fingerprint((sweep.model, sweep.params)),
         "prompts": fingerprint((sweep.base.tokens, sweep.base.mask)),
         "metric": fingerprint_of_metric(sweep.metric),
         "sweep": fingerprint((sweep.names, sweep.identity, whatever)),

@@ -13,7 +13,6 @@ from jaxinterp.model.interventions import Intervention
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.patching.batches import Batch, cells_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Cells
-from jaxinterp.patching.endurance import fingerprint_of_edits
 from jaxinterp.patching.engine import Sweep, Work, begins
 from jaxinterp.patching.observe import Observed, can_resume, foreign, observe
 from jaxinterp.patching.plain import cell_edits
@@ -115,7 +114,7 @@ def node_sweep(
         one_head=len(names) == 1 and any(axis.coordinate == "head" for axis in cells.axes),
         whole=whole or foreign(edits), kept=(*names, *names),
         identity=(
-            fingerprint_of_edits(edits), [(a.name, a.labels, a.selectors) for a in cells.axes], cells.masks, identity
+            edits, [(a.name, a.labels, a.selectors) for a in cells.axes], cells.masks, identity
         ),
     )  # fmt: skip
 

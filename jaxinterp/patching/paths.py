@@ -26,7 +26,7 @@ from jaxinterp.patching.arrivals import arrivals, arriving
 from jaxinterp.patching.batches import Batch, cut, edits_of, metric_of, prompts_of
 from jaxinterp.patching.cost import RUN_BYTES
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
+from jaxinterp.patching.endurance import Folder
 from jaxinterp.patching.engine import Options, Sweep, Work, begins, run_sweep
 from jaxinterp.patching.nodes import first_difference
 from jaxinterp.patching.observe import can_resume, foreign, observe
@@ -286,10 +286,7 @@ def _path_sweep(
         resumes=resumes, one_layer=one_layer, whole=foreign(edits) or foreign(source_edits),
         kept=(*captures, *send.masks),
         one_head="head" in receive.coordinates(np.arange(1)) and (by_site or len(names) == 1),
-        identity=(
-            "path_patching", ioi, overwrite, sides, source.tokens, budget,
-            *map(fingerprint_of_edits, (edits, source_edits)),
-        ),
+        identity=("path_patching", ioi, overwrite, sides, source.tokens, budget, edits, source_edits),
     )  # fmt: skip
 
 

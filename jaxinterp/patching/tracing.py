@@ -18,7 +18,7 @@ from jaxinterp.patching.activation import check_run
 from jaxinterp.patching.batches import Batch, edits_of, prompts_of
 from jaxinterp.patching.cells import Over, grid, joint_sets
 from jaxinterp.patching.effects import effect_array
-from jaxinterp.patching.endurance import Folder, fingerprint_of_edits
+from jaxinterp.patching.endurance import Folder
 from jaxinterp.patching.engine import Options, run_sweep
 from jaxinterp.patching.nodes import Draw, node_sweep
 from jaxinterp.patching.observe import foreign, whole_forwards
@@ -125,7 +125,7 @@ def causal_tracing(
         return [functools.partial(draw, key) for key in keys]
 
     first = subject_rows.argmax(axis=1) if source_interventions is None else None
-    identity = "causal_tracing", sigma, keys, fingerprint_of_edits(clean_edits), subject_rows
+    identity = "causal_tracing", sigma, keys, clean_edits, subject_rows
     standing = joined(edits, noised)  # what a run stands under decides which path serves it
     sweep = node_sweep(
         model, params, base, cells, clean_metric, standing, draws,

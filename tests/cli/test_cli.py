@@ -1,9 +1,12 @@
 """The command line from end to end: text in, a table, files and a figure out; errors in one line."""
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -240,3 +243,49 @@ def test_natural_prompts_are_made_for_the_models_tokenizer(tmp_path, capsys):
     assert "facts" in capsys.readouterr().err
     assert main([*command, "--task", "natural.fact"]) == 2
     assert "unknown task 'natural.fact'; did you mean 'natural.facts'?" in capsys.readouterr().err
+
+
+def test_convert(tmp_path, capsys):
+    golden = Path(__file__).parents[1] / "goldens" / "llama-grouped"
+    model, params, _ = ji.load(golden)
+    out = tmp_path / "new" / "model"
+    for options in ([], ["--to", "orbax"], ["--dtype", "bfloat16"], ["--dtype", "float64"]):
+        assert main(["convert", str(golden), str(out), *options]) == 0
+        assert str(out) in capsys.readouterr().out
+        assert (out / "model.orbax").is_dir() == ("orbax" in options)
+        with jax.enable_x64(True):
+            again, weights, _ = ji.load(out)
+        dtype = options[1] if "--dtype" in options else "float32"
+        assert again.config == dataclasses.replace(model.config, dtype=dtype)
+        assert all((np.asarray(w) == np.asarray(params[name]).astype(dtype)).all() for name, w in weights.items())
+    assert main(["convert", "english", str(tmp_path / "english")]) == 0
+    assert ji.load(tmp_path / "english")[2].get_vocab() == ji.load("english")[2].get_vocab()
+
+
+def test_convert_overwrites_only_what_it_may(tmp_path, capsys):
+    golden = Path(__file__).parents[1] / "goldens" / "gpt2-tied"
+    theirs = shutil.copytree(golden, tmp_path / "theirs")
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+
+    def refused(source, destination, message):
+        assert main(["convert", str(source), str(destination)]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("jaxinterp convert: error: ")
+        assert message in told
+        assert len(told.splitlines()) == 1
+
+    refused("english", theirs, "theirs holds what ji.save did not write: give another folder, or --overwrite")
+    refused(theirs, theirs, "theirs is the model itself: give another folder")
+    (tmp_path / "file").write_text("mine")
+    refused("english", tmp_path / "file", "file holds what ji.save did not write")
+    refused("nowhere", tmp_path / "new", "no built-in model and no folder is called 'nowhere'")
+    refused(tmp_path / "new" / "model", tmp_path / "out", "no built-in model and no folder")
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "theirs"]
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "killed" / ".partial").mkdir(parents=True)
+    for folder in ("empty", "killed", "killed"):
+        assert main(["convert", str(theirs), str(tmp_path / folder)]) == 0
+    assert main(["convert", "english", str(theirs), "--overwrite"]) == 0
+    assert ji.load(theirs)[0] == ji.load("english")[0]

@@ -1,7 +1,12 @@
 import contextlib
+import functools
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +15,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tqdm.auto import tqdm
 
+from jaxinterp.io import checkpoints, load, weights
 from jaxinterp.io.checkpoints import read, save
 from jaxinterp.model.config import RotaryScaling, TransformerConfig
 from jaxinterp.model.params import weight_shapes
@@ -266,6 +273,16 @@ def test_save_refuses_what_cannot_be_read_back(tmp_path, edit, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_save_refuses_other_formats_and_what_is_too_large_for_them(tmp_path):
+    model, params = Transformer(SMALL), draw(SMALL)
+    with pytest.raises(ValueError, match="unknown format 'orbx'; did you mean 'orbax'"):
+        save(tmp_path / "model", model, params, format="orbx")
+    params["W_E"][0, 0] = 1e6
+    with pytest.raises(ValueError, match="'W_E', stored as float16, holds 1 values that are NaN or infinite"):
+        save(tmp_path / "model", model, params, stored_as="float16")
+    assert not list(tmp_path.iterdir())
+
+
 @contextlib.contextmanager
 def full_disk():
     """No file can grow beyond 1 kB; the weights of SMALL take more.
@@ -302,6 +319,151 @@ def test_unwritable_folder(tmp_path):
     with pytest.raises(OSError, match=r"cannot save a model to .*file"):
         save(tmp_path / "file" / "model", model, draw(SMALL))
     assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_orbax_round_trip_is_bit_exact(tmp_path, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        model, params = Transformer(SMALL), draw(SMALL, dtype)
+        save(tmp_path / "model", model, params, words("a", "b"), format="orbax")
+        again, weights, tokenizer = read(tmp_path / "model")
+    assert again == model
+    assert tokenizer.get_vocab() == {"a": 0, "b": 1}
+    assert {name: (w.dtype, np.asarray(w).tobytes()) for name, w in weights.items()} == {
+        name: (w.dtype, w.tobytes()) for name, w in params.items()
+    }
+
+
+def test_formats_replace_each_other(folder):
+    model = Transformer(SMALL)
+    for seed, format, name in (
+        (1, "orbax", "model.orbax"),
+        (2, "orbax", "model.orbax"),
+        (3, None, "model.safetensors"),
+    ):
+        params = draw(SMALL, seed=seed)
+        save(folder, model, params, format=format)
+        assert {path.name for path in folder.iterdir()} == {"config.json", name}
+        assert (read(folder)[1]["W_E"] == params["W_E"]).all()
+
+
+def test_stored_in_less_precision(tmp_path):
+    model, params = Transformer(SMALL), draw(SMALL)
+    for format in ("safetensors", "orbax"):
+        save(tmp_path, model, params, stored_as="bfloat16", format=format)
+        again, weights, _ = read(tmp_path)
+        assert again == model
+        assert all((weights[name] == params[name].astype(jnp.bfloat16).astype(np.float32)).all() for name in params)
+        assert weights["W_E"].dtype == "float32"
+        assert read(tmp_path, dtype="bfloat16")[1]["W_E"].dtype == "bfloat16"
+
+
+@pytest.fixture
+def orbax_folder(tmp_path):
+    """An Orbax checkpoint of SMALL, to be damaged."""
+    save(tmp_path / "model", Transformer(SMALL), draw(SMALL), format="orbax")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/*"])
+def test_damaged_orbax_folders(orbax_folder, name):
+    for path in (orbax_folder / "model.orbax").glob(name):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"model\.orbax is not a whole Orbax folder .*: save it again"):
+        read(orbax_folder)
+
+
+def test_bad_weights_in_orbax_folders(orbax_folder, tmp_path):
+    params = draw(SMALL) | {"W_O": np.full(weight_shapes(SMALL)["W_O"], 1e6, np.float32)}
+    save(orbax_folder, Transformer(SMALL), params, format="orbax")
+    with pytest.raises(ValueError, match=r"'W_O' in .*orbax, read as float16, holds 128 values that are NaN or inf"):
+        read(orbax_folder, dtype="float16")
+    with pytest.raises(ValueError, match="float64 weights need"):
+        read(orbax_folder, dtype="float64")
+    content = json.loads((orbax_folder / "config.json").read_text())
+    edit_config(orbax_folder, config=content["config"] | {"d_vocab": 6, "d_vocab_out": 6})
+    with pytest.raises(ValueError, match=r"W_E has shape \(5, 8\), expected \(6, 8\)"):
+        read(orbax_folder)
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from jaxinterp.io import checkpoints
+from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.params import weight_shapes
+from jaxinterp.model.transformer import Transformer
+
+CONFIG = TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_vocab=5, n_ctx=4)
+params = {n: np.full(shape, 3, np.float32) for n, shape in weight_shapes(CONFIG).items()}
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half(arrays, path):
+    path.write_bytes(b"half")
+    die()
+
+def after(n):
+    moves = iter(range(n))
+    move = os.replace
+    return lambda *paths: die() if next(moves, None) is None else move(*paths)
+
+for folder, stage in zip(sys.argv[1::2], sys.argv[2::2]):
+    pid = os.fork()
+    if not pid:
+        if stage == "write":
+            checkpoints.save_file = half
+        else:
+            checkpoints.os.replace = after(int(stage))
+        checkpoints.save(folder, Transformer(CONFIG), params, progress=False)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL, stage
+"""
+
+
+def test_killed_saves(tmp_path):
+    """Killed as it writes, the checkpoint from before stays; as files are moved, one error says so. Then retried."""
+    model, before, params = Transformer(SMALL), draw(SMALL), draw(SMALL, seed=5)
+    stages = {tmp_path / f"{old}-{stage}": (old, stage) for old in ("new", "old") for stage in ("write", 0, 1)}
+    for folder, (old, _) in stages.items():
+        if old == "old":
+            save(folder, model, before, words("a", "b"))
+    arguments = [str(part) for folder, (_, stage) in stages.items() for part in (folder, stage)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    for folder, (old, stage) in stages.items():
+        assert (folder / ".partial").is_dir()
+        if (old, stage) == ("old", "write"):
+            assert (read(folder)[1]["W_E"] == before["W_E"]).all()
+            assert read(folder)[2] is not None
+        else:
+            with pytest.raises(FileNotFoundError, match=r"holds a save that was not finished: save it again"):
+                load(folder)
+        save(folder, model, params)
+        assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+        assert (load(folder)[1]["W_E"] == params["W_E"]).all()
+
+
+def test_bars(tmp_path, capsys, monkeypatch):
+    """They appear when asked for and it takes long, and end at the whole."""
+    monkeypatch.setattr(tqdm, "__init__", functools.partialmethod(tqdm.__init__, mininterval=0))
+    monkeypatch.setattr(checkpoints, "byte_bar", without_delay)
+    monkeypatch.setattr(weights, "byte_bar", without_delay)
+    size = sum(weight.nbytes for weight in draw(SMALL).values())
+    for progress in (True, False):
+        save(tmp_path, Transformer(SMALL), draw(SMALL), progress=progress)
+        read(tmp_path, progress=progress)
+        told = capsys.readouterr().err
+        for doing in ("saving", "loading"):
+            assert (f"{doing}: 100%" in told) == progress
+        assert (f"{size / 1024:.2f}k/{size / 1024:.2f}k" in told) == progress
+
+
+def without_delay(doing, total, progress):
+    return tqdm(desc=doing, total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress)
 
 
 def test_folder_may_be_copied(folder, tmp_path):

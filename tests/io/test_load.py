@@ -1,11 +1,15 @@
 import importlib
+import json
+import os
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import jax
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from jaxinterp.io import builtin_models, load, save
 from jaxinterp.model.config import TransformerConfig
@@ -85,6 +89,10 @@ def test_wrong_types():
         load(3)
     with pytest.raises(TypeError, match=r"mesh must be a jax\.sharding\.Mesh, got str"):
         load(GOLDEN, mesh="data")
+    with pytest.raises(ValueError, match=r"sharding needs a mesh: mesh=jax\.make_mesh"):
+        load(GOLDEN, sharding="model")
+    with pytest.raises(ValueError, match=r"sharding names mesh axis 'modle'; did you mean 'model'"):
+        load("./nowhere", mesh=jax.make_mesh((1,), ("model",)), sharding="modle")  # before anything is looked for
 
 
 @pytest.mark.usefixtures("builtin")
@@ -114,3 +122,95 @@ def test_hub_download(tmp_path, monkeypatch):
     assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in patterns)
     with pytest.raises(FileNotFoundError, match=r"cannot be fetched .* no such repository .*brackets, tiny"):
         load("owner/other")
+
+
+def in_shards(folder):
+    """Splits a checkpoint's weights into two files with an index; the names of the files."""
+    arrays = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for file, names in zip(files, (sorted(arrays)[::2], sorted(arrays)[1::2]), strict=True):
+        save_file({name: arrays[name] for name in names}, folder / file)
+    weight_map = {name: files[i % 2] for i, name in enumerate(sorted(arrays))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return files
+
+
+@pytest.mark.usefixtures("builtin")
+def test_a_download_that_breaks_off_goes_on(tmp_path, monkeypatch):
+    """Through a stand-in that loses its connection between two shards, as the cache keeps what came before."""
+    source = shutil.copytree(GOLDEN, tmp_path / "source")
+    first, second = in_shards(source)
+    snapshot, wanted = tmp_path / "snapshot", ["config.json", "model.safetensors.index.json", first, second]
+    fetched = []
+
+    def snapshot_download(name, *, allow_patterns):
+        snapshot.mkdir(exist_ok=True)
+        for file in wanted:
+            if file == second and "broken" not in fetched:
+                fetched.append("broken")
+                raise OSError("connection reset by peer")
+            if not (snapshot / file).exists():
+                shutil.copy(source / file, snapshot / file)
+                fetched.append(file)
+        return str(snapshot)
+
+    fake = types.ModuleType("huggingface_hub")
+    fake.snapshot_download = snapshot_download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    with pytest.raises(FileNotFoundError, match=r"'owner/model', and it cannot be fetched .* connection reset"):
+        load("owner/model")
+    params = load("owner/model")[1]
+    assert fetched == [*wanted[:3], "broken", second]
+    assert all((params[name] == weight).all() for name, weight in load(GOLDEN)[1].items())
+
+
+OFFLINE = """
+import json, shutil, sys
+from pathlib import Path
+import jaxinterp as ji
+
+source, cache = Path(sys.argv[1]), Path(sys.argv[2]) / "hub" / "models--owner--model"
+
+def error(name="owner/model"):
+    try:
+        ji.load(name)
+    except (FileNotFoundError, ValueError) as told:
+        return str(told)
+
+told = [error()]
+snapshot = cache / "snapshots" / ("0" * 40)
+snapshot.mkdir(parents=True)
+(cache / "refs").mkdir()
+(cache / "refs" / "main").write_text("0" * 40)
+(cache / "blobs").mkdir()
+*first, last = sorted(source.iterdir(), key=lambda path: (path.suffix, path.name))  # the second shard
+for path in (*first, last):
+    if path == last:
+        told.append(error())
+    shutil.copy(path, cache / "blobs" / path.name)
+    (snapshot / path.name).symlink_to(cache / "blobs" / path.name)
+told.append(error("owner/other"))
+params = ji.load("owner/model")[1]
+print(json.dumps([told, float(abs(params["W_E"]).sum())]))
+"""
+
+
+def test_offline_only_the_cache_is_read(tmp_path):
+    """The library itself, in its cache's layout: nothing there, a download that was killed, a whole one."""
+    source = shutil.copytree(GOLDEN, tmp_path / "source")
+    (source / "golden.safetensors").unlink()
+    second = in_shards(source)[1]
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2]),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(source), str(tmp_path / "home")],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (nothing, half, other), total = json.loads(done.stdout)
+    for told in (nothing, other):
+        assert "cannot be fetched from the Hugging Face Hub" in told
+    assert half.endswith(f"model.safetensors.index.json names '{second}', which is missing from the folder")
+    assert total == pytest.approx(float(abs(load(GOLDEN)[1]["W_E"]).sum()))

@@ -142,28 +142,6 @@ def test_another_sweep_in_the_folder_is_refused(ask, small, monkeypatch):
         ask(resume="")
 
 
-def test_a_function_is_told_by_its_code_its_defaults_and_what_it_encloses():
-    def adding(n):
-        return lambda x: x + n
-
-    def scaled(x, by=2):
-        return x * by
-
-    def scaled_more(x, by=3):
-        return x * by
-
-    scaled_more.__qualname__ = scaled.__qualname__
-    subtracting = [lambda x: x - 1, lambda x: x - 2]
-    told = [
-        endurance.fingerprint_of_edits(ji.joined({"z": ji.apply_fn(fn)}))
-        for fn in (adding(1), adding(2), scaled, scaled_more, *subtracting)
-    ]
-    assert len(set(told)) == len(told)
-    assert told[0] == endurance.fingerprint_of_edits(ji.joined({"z": ji.apply_fn(adding(1))}))
-    at_head = endurance.fingerprint_of_edits(ji.joined({"z": ji.apply_fn(scaled, where=ji.at(head=1))}))
-    assert at_head not in told
-
-
 def test_every_technique_goes_on_where_it_stopped(small, tmp_path, monkeypatch):
     model, params, tokens = small
     source = tokens.at[:, 2:].set((tokens[:, 2:] + 1) % 50)

@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.io.files import resolve_dtype
 from jaxinterp.io.harvesting.program import columns_of, differs_by_prompt, harvested, stored_axes
 from jaxinterp.io.harvesting.shards import KINDS, ROW_AXES, Layout
+from jaxinterp.io.weights import resolve_dtype
 from jaxinterp.metrics import Metric, check_metric
 from jaxinterp.model.interventions import Intervention, Interventions, check_interventions, joined
 from jaxinterp.model.sites import SiteSpec, check_site
@@ -18,13 +18,7 @@ from jaxinterp.model.where import TOKEN_AXES, Geometry, Where, compact_indices
 from jaxinterp.patching.activation import check_tokens
 from jaxinterp.patching.batches import Batch, edits_of, metric_of, prompts_of, where_of
 from jaxinterp.patching.cost import cost_of
-from jaxinterp.patching.endurance import (
-    fingerprint,
-    fingerprint_of_code,
-    fingerprint_of_edits,
-    fingerprint_of_metric,
-    without_addresses,
-)
+from jaxinterp.patching.fingerprints import fingerprint, fingerprint_of_code, fingerprint_of_metric
 from jaxinterp.patching.reach import n_layers
 from jaxinterp.tasks.prompts import Prompts, as_prompts
 
@@ -213,10 +207,10 @@ def rows_of(request: Request, first: int, last: int) -> tuple[dict[str, np.ndarr
 def identify(request: Request, n_devices: int) -> dict[str, str]:
     """What a harvest is, part by part, as hashes."""
     return {
-        "model": fingerprint((without_addresses(repr(request.model)), request.params)),
+        "model": fingerprint((request.model, request.params)),
         "dataset": fingerprint((request.prompts.tokens, request.prompts.mask)),
         "sites": fingerprint(request.wheres),
-        "interventions": fingerprint_of_edits(request.edits),
+        "interventions": fingerprint(request.edits),
         "metric": "" if request.metric is None else fingerprint_of_metric(request.metric),
         "flatten": str(request.flatten),
         "dtype": str(request.dtype),

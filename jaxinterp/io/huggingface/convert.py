@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from jaxinterp.io.huggingface.qwen2 import QWEN2
 from jaxinterp.io.huggingface.qwen3 import QWEN3
 from jaxinterp.io.huggingface.roberta import ROBERTA
 from jaxinterp.io.huggingface.table import Family, convert_config, convert_weights
+from jaxinterp.io.weights import load_weights
 from jaxinterp.model.params import Params
+from jaxinterp.model.sharding import param_shardings
 from jaxinterp.model.transformer import Transformer
 
 #: `model_type` of config.json -> conversion table.
@@ -56,14 +59,20 @@ FAMILIES: dict[str, Family] = {
 
 
 def read(
-    folder: str | os.PathLike[str], *, dtype: Any = None, mesh: Mesh | None = None
+    folder: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    sharding: str | Mapping[str, Any] | None = None,
+    progress: bool | None = None,
 ) -> tuple[Transformer, Params, Tokenizer | None]:
     """Reads a checkpoint that `transformers` wrote: config.json, safetensors (one file or shards), tokenizer.json.
 
     Args:
       folder: where from.
       dtype: what to convert the weights to; `None` keeps the files' (the widest, where they differ).
-      mesh: if given, every weight is copied to each of its devices.
+      mesh, sharding: where the weights go, as `param_shardings` says; `None` is the default device.
+      progress: whether a bar is shown; `None`: on a terminal, when it takes longer than a second.
 
     Returns:
       The model, its parameters, and its tokenizer or `None`.
@@ -72,7 +81,7 @@ def read(
       FileNotFoundError: a file is missing.
       ValueError: an architecture there is no table for; a config field that may change the computation and is
         not in the table; weights that are pickled, truncated, missing, not used, of the wrong shape or dtype,
-        NaN or infinite.
+        NaN or infinite; a sharding that does not fit the model.
     """
     folder = Path(folder)
     theirs = read_json(folder / CONFIG)
@@ -81,10 +90,12 @@ def read(
         config = convert_config(family, theirs)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
+    shardings = None if mesh is None else param_shardings(config, mesh, sharding)
     tokenizer = read_tokenizer(folder, config.d_vocab)
     tensors = open_tensors(folder)
     try:
-        params = convert_weights(family, config, tensors, dtype, mesh)
+        weights = convert_weights(family, config, tensors, dtype)
+        params = load_weights(weights, shardings, progress)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     config = dataclasses.replace(config, dtype=params["W_E"].dtype.name)

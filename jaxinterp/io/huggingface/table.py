@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxinterp.io.files import StoredTensor, cast, place, resolve_dtype
+from jaxinterp.io.files import StoredTensor
+from jaxinterp.io.weights import BLOCK, Part, StoredWeight, blocks, resolve_dtype
 from jaxinterp.model.config import TransformerConfig, suggest
-from jaxinterp.model.params import Params, weight_axes, weight_shapes
+from jaxinterp.model.params import weight_axes, weight_shapes
 
 #: The default of a config field that must be there.
 REQUIRED = object()
@@ -265,12 +265,12 @@ def _numbered(name: str, sizes: Mapping[str, int]) -> dict[tuple[int, ...], str]
 
 
 def convert_weights(
-    family: Family, config: TransformerConfig, tensors: Mapping[str, StoredTensor], dtype: Any, mesh: Mesh | None
-) -> Params:
-    """Our parameters from theirs, one tensor at a time: read, checked, cast and put where it belongs in its stack.
+    family: Family, config: TransformerConfig, tensors: Mapping[str, StoredTensor], dtype: Any
+) -> dict[str, StoredWeight]:
+    """Where each of our weights lies among their tensors; none of them is read, but for copies that must be equal.
 
     Raises:
-      ValueError: a tensor is missing, not used, of the wrong shape or dtype, NaN or infinite.
+      ValueError: a tensor is missing, not used, or of the wrong shape or dtype.
     """
     if config.n_layers > len(tensors):
         raise ValueError(f"config.json says {config.n_layers} layers, but there are only {len(tensors)} tensors")
@@ -297,19 +297,32 @@ def convert_weights(
     file_dtypes = [found[name].float_dtype for name in wanted]
     target = resolve_dtype(functools.reduce(jnp.promote_types, file_dtypes) if dtype is None else dtype)
     for name, original in copies.items():
-        if {name, original} <= set(found) and not np.array_equal(found[name].read(), found[original].read()):
+        if {name, original} <= set(found) and not _equal(found[name], found[original]):
             raise ValueError(f"{found[name]} differs from {original!r}, but config.json ties them")
 
-    params = {}
+    weights = {}
     for names, stored, ours in rows:
-        stacks = [np.empty(shapes[name], target) for name in ours]
-        for place_in_stack, name in names.items():
-            values = cast(found[name].read(), target, found[name])
-            targets = [axes[n][len(place_in_stack) :] for n in ours]
-            for stack, view in zip(stacks, unstack(values, stored, sizes, targets), strict=True):
-                stack[place_in_stack] = view
-        params.update({name: place(stack, mesh) for name, stack in zip(ours, stacks, strict=True)})
-    return {name: params[name] for name in axes}
+        n_stacked = len(next(iter(names)))  # axes that the file has in the names of its tensors
+        targets = [axes[name][n_stacked:] for name in ours]
+        for i, name in enumerate(ours):
+            view = functools.partial(_view, stored=stored, sizes=sizes, targets=targets, i=i)
+            parts = {place: Part(found[tensor], view) for place, tensor in names.items()}
+            weights[name] = StoredWeight(shapes[name], target, parts)
+    return {name: weights[name] for name in axes}
+
+
+def _view(
+    values: np.ndarray, stored: str, sizes: Mapping[str, int], targets: list[tuple[str, ...]], i: int
+) -> np.ndarray:
+    return unstack(values, stored, sizes, targets)[i]
+
+
+def _equal(tensor: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors hold the same values; compares a block at a time."""
+    if tensor.shape != other.shape:
+        return False
+    pairs = ((tensor.map()[block], other.map()[block]) for block in blocks(tensor.shape, BLOCK))
+    return all(np.array_equal(values, others) for values, others in pairs)
 
 
 def _match(
