@@ -22,8 +22,8 @@ from jaxinterp.tasks.prompts import Prompts
 #: Lengths, and first positions, that prompts are sorted into at most.
 MOST_BUCKETS = 3
 
-#: What another group costs, in operations: it compiles programs of its own, which takes seconds.
-GROUP_COST = 1e12
+#: What another group costs, in operations: it compiles some five programs of its own, a few seconds each.
+GROUP_COST = 5e12
 
 
 @dataclasses.dataclass(frozen=True)

@@ -217,7 +217,9 @@ def sweep_batches(sweep: Sweep, options: Options) -> list[Batch]:
     cost = cost_of_cells(sweep, one)
     run = run_bytes(sweep.model, cost.itemsize, one, ("z", *sweep.kept))
     size = max(1, min((options.max_bytes or RUN_BYTES) // 2 // run, options.budget // 4 // cost.bytes(0)))
-    operations = sweep.draws * sweep.n_cells * cost.operations(0, 0) / one.pos if cost.known else np.inf
+    # cells start at all layers, one like another
+    each = np.mean(cost.operations(np.arange(n_layers(sweep.model.sites)), 0)) if cost.known else np.inf
+    operations = sweep.draws * sweep.n_cells * each / one.pos
     if sweep.whole:
         size = len(sweep.base)
     cut = sweep.metric.positions is not None and not sweep.metric.capture

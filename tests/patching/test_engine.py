@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxinterp as ji
+from jaxinterp.metrics import score
+from jaxinterp.model.where import Geometry
 from jaxinterp.patching import engine
 from jaxinterp.patching.buckets import bucket_starts
 from jaxinterp.patching.plan import Program, chunk_size
@@ -65,6 +67,25 @@ def check_sweep(config, side, site, axes, metric, standing, max_bytes, roles, fi
     slow = ji.activation_patching(Plain(model), params, base, source, **run)
     scale = float(np.abs(apply(model, params, base, mask=mask)[0]).max())
     np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-9 * max(scale, 1))
+
+    # and some cells from the definition alone, which shares nothing with how either decides what to run
+    standing_edits, edits = run["base_interventions"] or {}, run["source_interventions"] or {}
+    geometry = Geometry.of(base, mask)
+
+    def value(edits):
+        logits, cache = apply(model, params, base, edits, mask=mask)
+        return np.asarray(score(run["metric"], logits, cache, geometry))
+
+    patch = apply(model, params, source, edits, mask=mask, capture=(site,))[1][site]
+    reference = value(standing_edits)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        cell = {axis: int(rng.integers(fast.sizes[axis])) for axis in over}
+        where = {{"d_mlp": "neuron"}.get(axis, axis): n for axis, n in cell.items() if axis != "role"}
+        if "role" in cell:
+            where["pos"] = ji.per_example(np.array(list(run["roles"].values())[cell["role"]]))
+        edited = value(ji.joined(standing_edits, {site: ji.replace(patch, ji.at(**where))}))
+        np.testing.assert_allclose(fast.isel(cell), edited - reference, rtol=0, atol=1e-9 * max(scale, 1))
     return fast
 
 
