@@ -213,9 +213,11 @@ def _spaced_empty(shape: tuple[int, ...], dtype: jnp.dtype, axis: int) -> np.nda
 def _new_memory(shape: tuple[int, ...], dtype: jnp.dtype) -> np.ndarray:
     """An array in pages of its own, straight from the system: JAX takes such memory over on CPUs without copying it.
 
-    NumPy asks for huge pages, and to find them takes longer than to fill many small ones.
+    Where the system can, it hands out all pages at once, which is twice as fast as one by one when they are written.
+    NumPy would ask for huge pages, and to find those takes longer still.
     """
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE)
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=flags)
     return np.frombuffer(pages, np.uint8).view(dtype).reshape(shape)
 
 

@@ -40,10 +40,10 @@ def param_shardings(
     Example:
       >>> from jaxinterp.model.sharding import param_shardings
       >>> mesh = jax.make_mesh((1,), ("model",))
-      >>> param_shardings(model.config, mesh, "model")["W_Q"].spec
-      PartitionSpec(None, 'model', None, None)
-      >>> param_shardings(model.config, mesh, {"d_model": "model"})["W_Q"].spec
-      PartitionSpec(None, None, 'model', None)
+      >>> tuple(param_shardings(model.config, mesh, "model")["W_Q"].spec)
+      (None, 'model', None, None)
+      >>> tuple(param_shardings(model.config, mesh, {"d_model": "model"})["W_Q"].spec)
+      (None, None, 'model', None)
     """
     check_sharding(mesh, sharding)
     axes, shapes = weight_axes(config), weight_shapes(config)
