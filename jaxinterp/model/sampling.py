@@ -61,11 +61,16 @@ def check_sampling(key: Any, temperature: Any, top_k: Any, top_p: Any, n_vocab: 
             if asked:
                 raise ValueError(f"{name}= is for draws, which need key=; without a key decoding is greedy")
         return None, None, None
+    check_key(key)
+    temperature = 1.0 if temperature is None else temperature
+    return key, *(np.asarray(v, float) if v is not None and is_concrete(v) else v for v in (temperature, top_p))
+
+
+def check_key(key: Any) -> None:
+    """Raises for what is not one random key."""
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and dtype != np.uint32:
         raise TypeError(f"key= expects a key from jax.random.key, got {key!r}")
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key= expects one key, got shape {key.shape}: use jax.vmap over several")
-    temperature = 1.0 if temperature is None else temperature
-    return key, *(np.asarray(v, float) if v is not None and is_concrete(v) else v for v in (temperature, top_p))

@@ -13,6 +13,7 @@ import xarray as xr
 from jaxinterp.metrics import Metric
 from jaxinterp.model.config import suggest
 from jaxinterp.model.interventions import Interventions, joined
+from jaxinterp.model.sampling import check_key
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.where import Geometry
 from jaxinterp.patching.activation import check_run, check_tokens, choose_cells
@@ -96,6 +97,8 @@ def ablation(
             raise ValueError(f"{name}= means nothing for kind={kind!r}; it is for {' and '.join(kinds)}")
     if kind in ("resample", "noise") and key is None:
         raise ValueError(f"kind={kind!r} draws at random: give key=jax.random.key(seed)")
+    if key is not None:
+        check_key(key)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     base = as_prompts(base, mask)

@@ -4,7 +4,7 @@ Denoising (base corrupted, source clean) asks what suffices to restore a behavio
 source corrupted) what it needs. Specification: Heimersheim & Nanda 2024; Meng et al. 2022 for windows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,8 +73,9 @@ def activation_patching(
       mask: as in `apply`, for tokens given as arrays.
       base_interventions, source_interventions: edits under which the two runs stand.
       mesh: devices over which the cells are spread; parameters are replicated.
-      max_bytes: memory for a chunk of cells, beside the parameters and the runs of one batch; by default 80 MiB on
-        CPUs, a quarter of what is free on an accelerator. A smaller one also means fewer prompts in a batch.
+      max_bytes: memory for a chunk of cells, beside the parameters, two layers' weights once more, the runs of one
+        batch and its effects (8 bytes for each cell and prompt); by default 80 MiB on CPUs, a quarter of what is free
+        on an accelerator. A smaller one also means fewer prompts in a batch; one cell runs however little it is.
       progress: a bar with rate and time left; by default shown if the sweep takes more than a second.
       resume: a folder in which finished chunks are kept. After a kill, the same call goes on where it stopped, with a
         result that is the same bit for bit; SIGTERM and Ctrl-C finish the chunk in flight first.
@@ -98,6 +99,7 @@ def activation_patching(
     """
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     check_normalize(normalize)
+    check_roles(over, roles)
     options = Options(mesh, max_bytes, progress, resume)
     sweep, cells = _patching(
         model, params, base, source, metric, site, over, renormalise, roles, sites, sets,
@@ -128,10 +130,11 @@ def plan_patching(
     mesh: jax.sharding.Mesh | None = None,
     max_bytes: int | None = None,
 ) -> Plan:
-    """What `activation_patching` would run, given the same: cells, where they start, operations, memory, time.
+    """What `activation_patching` would run: cells, where they start, operations, memory, time.
 
-    A dataset that fits one batch is run once, base and source, to see which cells can differ; of a larger one the plan
-    says what could, by its tokens.
+    Takes what decides about that; how effects are told (`normalize`, `per_example`) and `resume` do not. A dataset
+    that fits one batch is run once, base and source, to see which cells can differ; of a larger one the plan says what
+    could, by its tokens.
 
     Example:
       >>> corrupted = tokens.at[:, 2].set(7)
@@ -265,6 +268,12 @@ def choose_cells(
     return grid(model.sites, patched, over, geometry, roles)
 
 
+def check_roles(over: Over, roles: Mapping[str, Any] | None) -> None:
+    """Raises where named positions are given that nothing asks for."""
+    if roles is not None and (not isinstance(over, Iterable) or "role" not in over):
+        raise ValueError(f"roles= is given, but over={over!r} holds no 'role'")
+
+
 def check_normalize(normalize: bool | str) -> None:
     """Raises unless it says which difference effects are divided by."""
     if normalize not in (False, True, "per_prompt"):
@@ -295,7 +304,9 @@ def check_pair(
 
 
 def check_tokens(model: Any, prompts: Prompts) -> None:
-    """Raises for prompts that are empty, or that the model says it cannot read."""
+    """Raises for what is no model, and for prompts that are empty or that the model says it cannot read."""
+    if not (hasattr(model, "apply") and hasattr(model, "sites")):
+        raise TypeError(f"model must have apply and sites, as a ji.Transformer does, got {type(model).__name__}")
     if np.ndim(prompts.tokens) != 2 or 0 in np.shape(prompts.tokens):
         raise ValueError(f"empty prompt, or not int[batch, pos]: tokens have shape {np.shape(prompts.tokens)}")
     if hasattr(model, "check_prompt"):

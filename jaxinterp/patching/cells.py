@@ -6,7 +6,7 @@ one compiled program whatever its layers, positions and heads are.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -93,6 +93,8 @@ def grid(
     """
     if isinstance(over, str):
         raise TypeError(f"over must be a tuple of axis names, got the string {over!r}; write over=({over!r},)")
+    if not isinstance(over, Iterable):
+        raise TypeError(f"over must be a tuple of axis names, got {over!r}; write over=() for one patch of everything")
     axes = tuple(_axis(sites, patched, name, geometry, roles) for name in over)
     if window > 1:
         if "layer" not in over:

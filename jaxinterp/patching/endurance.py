@@ -33,11 +33,14 @@ class Store:
       identity: what the sweep is, by part: a folder that holds another is refused.
 
     Raises:
+      NotADirectoryError: it is a file.
       ValueError: the folder holds another sweep, or one of another model, or of other code; says which.
     """
 
     def __init__(self, folder: Any, identity: Mapping[str, str]) -> None:
         self.folder, self.identity = str(folder), dict(identity)
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise NotADirectoryError(f"resume={self.folder!r} is a file: give a folder")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )

@@ -51,6 +51,8 @@ class Options:
             raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(self.mesh).__name__}")
         if self.max_bytes is not None and (type(self.max_bytes) is not int or self.max_bytes <= 0):
             raise ValueError(f"max_bytes must be a positive int, got {self.max_bytes!r}")
+        if self.progress not in (None, True, False):
+            raise TypeError(f"progress must be True, False or None, got {self.progress!r}")
         if self.resume is not None and not isinstance(self.resume, Folder):
             raise TypeError(f"resume must be a folder, got {type(self.resume).__name__}")
         if self.resume == "":

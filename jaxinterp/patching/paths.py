@@ -251,7 +251,7 @@ def _path_sweep(
             at_rows = {site: receive.selected(site, sites, "pos", batch.n_pos)[:, : batch.n_pos] for site in group}
             live, rows = arrivals(config, group, reads, at_rows, slots, moved, seen)
             live, rows = live[sender, receiver], rows[sender, receiver]
-            rows, read = begins(model, prompts, own_metric, rows, 0, resumes=resumes)
+            rows, read = begins(model, prompts, own_metric, rows, batch.first, resumes=resumes)
             layers = receiver_layer[receiver] if resumes else np.zeros_like(receiver)
 
             def take(which: np.ndarray) -> Any:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from jaxinterp.metrics import Metric, prob
 from jaxinterp.model.interventions import Interventions, add, joined
+from jaxinterp.model.sampling import check_key
 from jaxinterp.model.sites import SiteSpec, check_site
 from jaxinterp.model.where import Geometry, Where, at, selection
 from jaxinterp.patching.ablation import normal_noise
@@ -87,6 +88,7 @@ def causal_tracing(
         raise ValueError(f"noise must be a standard deviation or '3sigma', got {noise!r}")
     if key is None:
         raise ValueError("noise is drawn at random: give key=jax.random.key(seed)")
+    check_key(key)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     where = subject if isinstance(subject, Where) else at(pos=subject)

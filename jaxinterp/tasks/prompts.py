@@ -68,6 +68,8 @@ class TokenPairs:
 
 def as_prompts(prompts: Any, mask: Any = None) -> Prompts:
     """`prompts` if it is a `Prompts`, else tokens (and `mask`) wrapped as one; lists of tokens become arrays."""
+    if isinstance(prompts, TokenPairs):
+        raise TypeError("expected prompts, got pairs of them (ji.TokenPairs): give their clean or corrupted ones")
     if not isinstance(prompts, Prompts):
         prompts = Prompts(prompts, mask)
     elif mask is not None and prompts.mask is not None:

@@ -417,3 +417,26 @@ def test_prompts_may_be_lists_of_tokens(pair):
     np.testing.assert_array_equal(effects, ji.activation_patching(model, params, base, source, **run))
     with pytest.raises(ValueError, match=r"prompts have 1 to 2 tokens: `tokens, mask = ji.tasks.pad"):
         ji.activation_patching(model, params, [[1, 2], [3]], [[1, 2], [3]], **run)
+
+
+def test_what_is_no_model_no_prompts_or_no_key_is_told(pair, tmp_path):
+    model, params, base, source = pair
+    told = {"site": "z", "metric": METRIC}
+    pairs = ji.TokenPairs(ji.Prompts(base), ji.Prompts(source), [0], [1])
+    with pytest.raises(TypeError, match=r"expected prompts, got pairs of them \(ji\.TokenPairs\): give their clean"):
+        ji.activation_patching(model, params, pairs, pairs, **told)
+    with pytest.raises(TypeError, match=r"model must have apply and sites, as a ji\.Transformer does, got dict"):
+        ji.activation_patching(params, model, base, source, **told)
+    with pytest.raises(TypeError, match=r"over must be a tuple of axis names, got None; write over=\(\)"):
+        ji.activation_patching(model, params, base, source, over=None, **told)
+    with pytest.raises(TypeError, match="progress must be True, False or None, got 'yes'"):
+        ji.activation_patching(model, params, base, source, progress="yes", **told)
+    with pytest.raises(ValueError, match=r"roles= is given, but over=.* holds no 'role'"):
+        ji.activation_patching(model, params, base, source, over=("layer",), roles={"END": [3, 3, 3]}, **told)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"resume=.*file' is a file: give a folder"):
+        ji.activation_patching(model, params, base, source, resume=tmp_path / "file", **told)
+    with pytest.raises(TypeError, match=r"key= expects a key from jax\.random\.key, got 0"):
+        ji.causal_tracing(model, params, base, subject=1, key=0, metric=METRIC)
+    with pytest.raises(TypeError, match=r"key= expects a key from jax\.random\.key, got 0"):
+        ji.ablation(model, params, base, kind="noise", sigma=1.0, key=0, **told)
