@@ -149,7 +149,8 @@ def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:
     """The folder's tokenizer, or None if it has none.
 
     Raises:
-      ValueError: `tokenizer.json` is malformed, or has tokens beyond the model's vocabulary.
+      ValueError: `tokenizer.json` is malformed, or has tokens beyond the model's vocabulary, special ones that were
+        added apart (Gemma 3's text models lack the image token that theirs has; the model refuses it in a prompt).
     """
     path = folder / TOKENIZER
     if not path.is_file():
@@ -158,7 +159,9 @@ def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the only type that tokenizers raises
         raise ValueError(f"{path} is not a tokenizer: {error}") from error
-    token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    apart = {number for number, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    ids = {token: number for token, number in tokenizer.get_vocab().items() if number not in apart}
+    token, last = max(ids.items(), key=lambda item: item[1], default=("", -1))
     if last >= d_vocab:
         raise ValueError(f"{path} has token {token!r} at id {last}, but the model's vocabulary is {d_vocab}")
     return tokenizer

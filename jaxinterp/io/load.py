@@ -1,5 +1,6 @@
 """`load`: a model by its name, from a folder, or from the Hugging Face Hub."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -124,8 +125,15 @@ def _download(name: str) -> Path:
             f"there is no folder {name!r}; to fetch it from the Hugging Face Hub: pip install 'jaxinterp[hub]'"
         ) from error
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(DOWNLOADS)))
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(DOWNLOADS)))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"there is no folder {name!r}, and it cannot be fetched from the Hugging Face Hub: {error} ({_listing()})"
         ) from error
+    if not (folder / WEIGHTS).exists() and not (folder / INDEX).exists():
+        files: list[str] = []
+        with contextlib.suppress(OSError):  # offline, the folder has to do
+            files = huggingface_hub.list_repo_files(name)
+        for file in files:
+            refuse_pickle(Path(name) / file)
+    return folder

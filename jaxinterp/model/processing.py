@@ -17,15 +17,15 @@ from jaxinterp.model.layers import at_least_float32
 from jaxinterp.model.params import Params, weight_shapes
 from jaxinterp.model.transformer import Transformer
 
-#: Weights that read what a norm returns, with the bias that its own bias can go to.
-READERS = {
+#: Weights that read what a norm returns, with the bias that its own bias can go to, if there can be one.
+READERS: dict[str, tuple[tuple[str, str | None], ...]] = {
     "ln1": (("W_Q", "b_Q"), ("W_K", "b_K"), ("W_V", "b_V")),
-    "ln2": (("W_gate", "b_gate"), ("W_in", "b_in")),
+    "ln2": (("W_router", None), ("W_gate", "b_gate"), ("W_in", "b_in")),
     "ln_final": (("W_U", "b_U"),),
 }
 
 #: Weights that write into the residual stream. Their last axis is `d_model`.
-WRITERS = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
+WRITERS = ("W_E", "W_pos", "W_type", "W_O", "b_O", "W_out", "b_out")
 
 
 def fold_layer_norm(model: Transformer, params: Params) -> tuple[Transformer, Params]:
@@ -41,7 +41,8 @@ def fold_layer_norm(model: Transformer, params: Params) -> tuple[Transformer, Pa
       (`qkv_bias`, `mlp_bias`, `unembed_bias`). Logits are unchanged up to rounding.
 
     Raises:
-      ValueError: positions="qk", where queries and keys read `ln1` and positions through the same weights.
+      ValueError: positions="qk", where queries and keys read `ln1` and positions through the same weights; mixtures of
+        experts whose `ln2` has a bias, for routers have none.
 
     Example:
       >>> folded, weights = ji.fold_layer_norm(model, params)
@@ -54,9 +55,10 @@ def fold_layer_norm(model: Transformer, params: Params) -> tuple[Transformer, Pa
             "positions='qk': queries and keys read positions beside ln1, through the same weights, so that "
             "ln1's gain cannot be moved into them"
         )
-    norms = [name for name in READERS if f"{name}.w" in params]
-    if not config.has_pre_norm:
-        norms = [name for name in norms if name == "ln_final"]
+    norms = [name for name in ("ln1", "ln2") if config.has_pre_norm and f"{name}.w" in params]
+    norms += ["ln_final"] if config.unembed and "ln_final.w" in params else []
+    if config.n_experts is not None and "ln2" in norms and "ln2.b" in params:
+        raise ValueError("ln2 has a bias, and the router that reads it has none that it could be moved to")
     biased = [name for name in norms if f"{name}.b" in params]
     weights = dict(params)
     if "ln_final" in norms:
@@ -73,7 +75,7 @@ def fold_layer_norm(model: Transformer, params: Params) -> tuple[Transformer, Pa
             # a block's norm is [layer, d_model], its readers [layer, (head,) d_model, out]
             wide = gain if name == "ln_final" else gain.reshape(len(gain), *[1] * (matrix.ndim - 3), -1)
             weights[reader] = (wide[..., None] * matrix).astype(weights[reader].dtype)
-            if name in biased:
+            if name in biased and bias is not None:
                 shift = at_least_float32(weights[f"{name}.b"]).reshape(wide.shape)
                 moved = at_least_float32(weights[bias]) + jnp.einsum("...d,...df->...f", shift, matrix)
                 weights[bias] = moved.astype(weights[bias].dtype)
@@ -99,11 +101,13 @@ def center_writing_weights(model: Transformer, params: Params) -> tuple[Transfor
       True
     """
     config = checked_config(model, params)
-    if config.normalization != "layer" or config.norm_position != "pre" or not config.final_norm:
+    wanted = {
+        "normalization": "layer", "norm_position": "pre", "final_norm": True, "final_act_fn": None, "embed_norm": False,
+    }  # fmt: skip
+    if other := [f"{name}={found!r}" for name, value in wanted.items() if (found := getattr(config, name)) != value]:
         raise ValueError(
-            "only where a LayerNorm stands before every reader can the stream's mean be taken away: expected "
-            "normalization='layer', norm_position='pre', final_norm=True, got "
-            f"{config.normalization!r}, {config.norm_position!r}, {config.final_norm}"
+            "only where a LayerNorm stands before every reader, and none before the stream, can the stream's mean be "
+            f"taken away: expected {', '.join(f'{n}={v!r}' for n, v in wanted.items())}, got {', '.join(other)}"
         )
     config, weights = _untied(config, dict(params))
     for name in WRITERS:
@@ -121,7 +125,7 @@ def center_unembedding(model: Transformer, params: Params) -> tuple[Transformer,
       Log-probabilities are unchanged up to rounding; at each position all logits move by the same amount.
 
     Raises:
-      ValueError: `logit_softcap`, which does not move with its input.
+      ValueError: `logit_softcap`, which does not move with its input; a model without an unembedding.
 
     Example:
       >>> centred, weights = ji.center_unembedding(model, params)
@@ -131,6 +135,8 @@ def center_unembedding(model: Transformer, params: Params) -> tuple[Transformer,
     config = checked_config(model, params)
     if config.logit_softcap is not None:
         raise ValueError(f"logit_softcap = {config.logit_softcap} bends logits: adding the same to all changes them")
+    if not config.unembed:
+        raise ValueError("unembed=False: the model has no unembedding")
     config, weights = _untied(config, dict(params))
     for name in ("W_U", "b_U"):
         if name in weights:
@@ -143,7 +149,8 @@ def fold_value_biases(model: Transformer, params: Params) -> tuple[Transformer, 
 
     Returns:
       The model and its parameters: `b_V` is 0, and `b_O` (made if there was none) holds what the heads added.
-      Logits are unchanged up to rounding, without attention dropout or edits of `pattern`.
+      Logits are unchanged up to rounding, without attention dropout or edits of `pattern`. `fold_layer_norm` goes
+      first: where norms have biases, it makes values' biases.
 
     Example:
       >>> folded, weights = ji.fold_value_biases(model, params)
@@ -166,8 +173,8 @@ def _centred(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _untied(config: TransformerConfig, weights: Params) -> tuple[TransformerConfig, Params]:
-    """The same with an unembedding of its own."""
-    if not config.tie_embeddings:
+    """The same with an unembedding of its own, if it has one."""
+    if not (config.tie_embeddings and config.unembed):
         return config, weights
     return dataclasses.replace(config, tie_embeddings=False), {**weights, "W_U": weights["W_E"].T}
 

@@ -52,7 +52,10 @@ def arriving(
         change: Any = 0.0
         for site in EMBEDDING_SITES:
             if site in sent:
-                change = change + outside.edit(site, base[site]) - base[site]
+                sent_here = outside.edit(site, base[site]) - base[site]
+                if site == "ln_embed.normalized":  # its gain stands between it and the stream
+                    sent_here = sent_here * (params["ln_embed.w"] + config.norm_plus_one)
+                change = change + sent_here
         shape = (*prompts.tokens.shape, config.d_model)
         change = jnp.broadcast_to(jnp.asarray(change, params["W_E"].dtype), shape)
         first_of_mlp = ("ln2.scale", "ln2.normalized", "router")

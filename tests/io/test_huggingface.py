@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models
 
 from jaxinterp.io.huggingface import FAMILIES, read
 from jaxinterp.io.huggingface.table import split_axes, unstack
@@ -91,6 +92,31 @@ def assert_same(folder, name):
     assert model == expected_model
     assert params.keys() == expected.keys()
     assert all((params[key] == expected[key]).all() for key in expected)
+
+
+def test_special_tokens_beyond_the_vocabulary(copy):
+    """As Gemma 3's text models have them: the tokenizer is that of the larger family."""
+    folder = copy("gemma3_text-tied")
+    words = {f"w{i}": i for i in range(62)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.add_special_tokens(["<image>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    model, params, tokenizer = read(folder)
+    assert tokenizer.token_to_id("<image>") == model.config.d_vocab == 62
+    with pytest.raises(ValueError, match="token id 62 is out of vocabulary"):
+        model.apply(params, [[1, 62]])
+    tokenizer.add_tokens(["word"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ValueError, match="has token 'word' at id 63, but the model's vocabulary is 62"):
+        read(folder)
+
+
+def test_fields_that_change_nothing(copy):
+    extra = {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}, "output_past": True}
+    assert_same(copy("llama-tied", config=lambda fields: fields.update(extra)), "llama-tied")
+    names = {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}
+    prefixed = {name: f"microsoft/Phi-3-mini-4k-instruct--{code}" for name, code in names.items()}
+    assert_same(copy("phi3-partial", config=lambda fields: fields.update(auto_map=prefixed)), "phi3-partial")
 
 
 def test_gpt2_as_old_files_have_it(copy):
@@ -443,6 +469,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]
         (GPT2, set_to(n_heads=4), "unknown field 'n_heads' = 4 may change .* did you mean 'n_head'"),
         (GPT2, set_to(quantization_config={"bits": 4}), "unknown field 'quantization_config'"),
         (GPT2, set_to(auto_map={"AutoModel": "code.Model"}), "unknown field 'auto_map'"),
+        (GPT2, set_to(architectures="GPT2LMHeadModel"), "architectures must be a list, got 'GPT2LMHeadModel'"),
         (GPT2, set_to(activation_function="gelu_nw"), "activation_function = 'gelu_nw': .* did you mean 'gelu_new'"),
         (GPT2, set_to(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx = True: not supported"),
         (GPT2, set_to(reorder_and_upcast_attn=True), "reorder_and_upcast_attn = True: not supported"),

@@ -124,6 +124,22 @@ def test_hub_download(tmp_path, monkeypatch):
         load("owner/other")
 
 
+def test_a_repository_of_pickles_is_told(tmp_path, monkeypatch):
+    """What is downloaded leaves pickles out, so that the folder alone would not say why there are no weights."""
+
+    def snapshot_download(name, *, allow_patterns):
+        shutil.copytree(GOLDEN, tmp_path / "snapshot", dirs_exist_ok=True)
+        (tmp_path / "snapshot" / "model.safetensors").unlink()
+        return str(tmp_path / "snapshot")
+
+    fake = types.ModuleType("huggingface_hub")
+    fake.snapshot_download = snapshot_download
+    fake.list_repo_files = lambda name: ["README.md", "pytorch_model.bin"]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    with pytest.raises(ValueError, match=r"owner/model/pytorch_model\.bin is pickled, .* Convert it to safetensors"):
+        load("owner/model")
+
+
 def in_shards(folder):
     """Splits a checkpoint's weights into two files with an index; the names of the files."""
     arrays = load_file(folder / "model.safetensors")
@@ -199,7 +215,8 @@ print(json.dumps([told, float(abs(params["W_E"]).sum())]))
 def test_offline_only_the_cache_is_read(tmp_path):
     """The library itself, in its cache's layout: nothing there, a download that was killed, a whole one."""
     source = shutil.copytree(GOLDEN, tmp_path / "source")
-    (source / "golden.safetensors").unlink()
+    for golden in ("golden", "transformer_lens"):
+        (source / f"{golden}.safetensors").unlink(missing_ok=True)
     second = in_shards(source)[1]
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2]),

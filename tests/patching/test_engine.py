@@ -79,7 +79,7 @@ def check_sweep(config, side, site, axes, metric, standing, max_bytes, roles, fi
     patch = apply(model, params, source, edits, mask=mask, capture=(site,))[1][site]
     reference = value(standing_edits)
     rng = np.random.default_rng(0)
-    for _ in range(3):
+    for _ in range(2):
         cell = {axis: int(rng.integers(fast.sizes[axis])) for axis in over}
         where = {{"d_mlp": "neuron"}.get(axis, axis): n for axis, n in cell.items() if axis != "role"}
         if "role" in cell:
@@ -107,7 +107,7 @@ def sweeps():
     }
 
 
-@budget(8)
+@budget(6)
 @given(**sweeps())
 def test_the_engine_equals_the_plain_path(**drawn):
     with jax.enable_x64(True):

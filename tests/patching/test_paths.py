@@ -56,6 +56,8 @@ class Naive:
         """Each receiver reads the base run's stream plus the changes of the senders before it."""
         sublayers = self.frozen(self.heads + self.mlps, senders, tuple(self.added))
         change = {site: sublayers[site] - self.before[site] for site in self.added}
+        if "ln_embed.normalized" in change:
+            change["ln_embed.normalized"] *= self.params["ln_embed.w"] + self.model.config.norm_plus_one
         stream = sum(change[site] for site in self.embedding)
         inputs = {site: [] for site in self.read}
         for layer in range(self.model.config.n_layers):

@@ -1,5 +1,8 @@
 """Phi-3: Llama with fused projections, a window, and rotary positions on a part of each head."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaxinterp.io.huggingface.llama import BUFFERS, COPIES, EMBEDDINGS, NORMS, SHARED_FIELDS
 from jaxinterp.io.huggingface.rotary import rotary_fields
 from jaxinterp.io.huggingface.table import Family, Field, activation, only
@@ -9,6 +12,13 @@ OWN_CODE = {
     "AutoConfig": "configuration_phi3.Phi3Config",
     "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
 }
+
+
+def _own_code(value: Any, theirs: Mapping[str, Any]) -> None:
+    """Refuses other code than that; a name may say whose repository it comes from."""
+    if value is not None and {name: str(code).rpartition("--")[2] for name, code in value.items()} != OWN_CODE:
+        raise ValueError(f"not supported; expected {OWN_CODE}")
+
 
 # fmt: off
 PHI3 = Family(
@@ -29,7 +39,7 @@ PHI3 = Family(
         Field("attention_bias",          False,     None, only(False)),
         Field("sliding_window",          None,      "window"),
         Field("tie_word_embeddings",     False,     "tie_embeddings"),
-        Field("auto_map",                None,      None, only(None, OWN_CODE)),
+        Field("auto_map",                None,      None, _own_code),
         *rotary_fields(10_000.0, share=1.0, kinds=("default",)),
     ),
     # original_max_position_embeddings is read by longrope alone.

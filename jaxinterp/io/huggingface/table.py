@@ -88,7 +88,8 @@ _HARMLESS = """
     forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens max_length min_length do_sample
     early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
     repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences
-    remove_invalid_values exponential_decay_length_penalty tf_legacy_loss unsloth_version unsloth_fixed
+    remove_invalid_values is_llama_config transformers.js_config output_past
+    exponential_decay_length_penalty tf_legacy_loss unsloth_version unsloth_fixed
 """
 
 #: Config fields that no family's computation depends on: bookkeeping, training, token ids and generation.
@@ -130,6 +131,7 @@ EVERYWHERE = (
     Field("tie_encoder_decoder", False, None, only(False)),
     Field("add_cross_attention", False, None, only(False)),
     Field("pruned_heads", None, None, only(None, {})),
+    Field("rope_interleaved", False, None, only(False, None)),
 )
 
 
@@ -162,6 +164,8 @@ def convert_config(family: Family, theirs: Mapping[str, Any]) -> TransformerConf
       ValueError: a field that is missing, has a value that is not supported, or is in neither the table nor
         the list of harmless ones and so may change what the model computes.
     """
+    if not isinstance(theirs.get("architectures") or [], list):
+        raise ValueError(f"architectures must be a list, got {theirs['architectures']!r}")
     for name in theirs.get("architectures") or ():
         if name not in family.architectures:
             raise ValueError(f"unsupported architecture {name!r}; {suggest(name, family.architectures)}")
