@@ -12,6 +12,11 @@ import pytest
 import jaxinterp as ji
 
 
+def pytest_collection_modifyitems(items):
+    """The files with the longest tests first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_devices.py", "test_structure.py"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Compiled programs are mapped into memory, and Linux allows a process 65,530 maps: each file begins with none."""

@@ -69,7 +69,7 @@ def check_outputs_stay(config, order, side):
         assert abs(after - before).max() <= 1e-9 * abs(before).max()
 
 
-@budget(14)
+@budget(7)
 @given(architectures.configs(), st.permutations(REWRITES), st.sampled_from([None, "left"]))
 def test_rewritten_models_compute_the_same(config, order, side):
     check_outputs_stay(config, order, side)

@@ -248,7 +248,7 @@ def questions():
     }
 
 
-@budget(6)
+@budget(5)
 @given(**questions())
 def test_paths_equal_their_definition(**drawn):
     assume(not drawn["config"].has_post_norm and drawn["config"].n_layers > 1)
