@@ -1,6 +1,8 @@
 """Random tiny architectures, prompts and padding, for property-based tests."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +130,17 @@ def _applied(model, params, tokens, edits, mask, capture):
 def apply(model, params, tokens, edits=None, *, mask=None, capture=()):
     """`model.apply` as one program, its results in numpy: comparing them then compiles nothing."""
     return jax.device_get(_applied(model, params, tokens, edits or {}, mask, capture))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """A model that can only `apply`: what is asked of it takes the plain path."""
+
+    model: Any
+
+    @property
+    def sites(self):
+        return self.model.sites
+
+    def apply(self, *args, **kwargs):
+        return self.model.apply(*args, **kwargs)

@@ -1,14 +1,12 @@
 """Generation is the repeated forward: over architectures, padding, edits, draws and stop tokens."""
 
-import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from architectures import BATCH, POS, apply, budget, configs, masks, random_params, random_tokens
+from architectures import BATCH, POS, Plain, apply, budget, configs, masks, random_params, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -20,20 +18,6 @@ from jaxinterp.model.where import Geometry, selection
 
 NEW = 4
 READ = POS + NEW - 1  # the last token is never read
-
-
-@dataclasses.dataclass(frozen=True)
-class Plain:
-    """A model that can only `apply`."""
-
-    model: Any
-
-    @property
-    def sites(self):
-        return self.model.sites
-
-    def apply(self, *args, **kwargs):
-        return self.model.apply(*args, **kwargs)
 
 
 def starts_and_ends(mask):

@@ -1,12 +1,11 @@
 """The engine equals the plain path: over architectures, sites, axes, padding, standing edits and budgets."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from architectures import BATCH, POS, altered, apply, budget, configs, masks, random_params, random_tokens
+from architectures import BATCH, POS, Plain, altered, apply, budget, configs, masks, random_params, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,20 +15,6 @@ from jaxinterp.model.where import Geometry
 from jaxinterp.patching import engine
 from jaxinterp.patching.buckets import bucket_starts
 from jaxinterp.patching.plan import Program, chunk_size
-
-
-@dataclasses.dataclass(frozen=True)
-class Plain:
-    """A model that can only `apply`: sweeps of it take the plain path."""
-
-    model: Any
-
-    @property
-    def sites(self):
-        return self.model.sites
-
-    def apply(self, *args, **kwargs):
-        return self.model.apply(*args, **kwargs)
 
 
 def check_sweep(config, side, site, axes, metric, standing, max_bytes, roles, first):
