@@ -548,7 +548,7 @@ def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
     }
     if family == "gpt_neox":
         d_head = pick(4, 6, 8)
-        share = pick(2, 4, d_head) / d_head
+        share = pick(2, 3, 4, d_head) / d_head  # of 3 dimensions, four are rotated
         return {
             **sizes,
             "hidden_size": heads * d_head,
@@ -602,7 +602,7 @@ def draw_fields(family: str, rng: np.random.Generator) -> dict[str, Any]:
         "query_pre_attn_scalar": pick(3, 16),
         "final_logit_softcapping": pick(None, 4.0, 30.0),
     }
-    share = pick(2, 4) / 4
+    share = pick(2, 3, 4) / 4
     return {
         "llama": {
             **sizes, **own_heads, **biased, **rope,

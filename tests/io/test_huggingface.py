@@ -495,7 +495,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]
             set_to(rope_parameters=None, rotary_emb_base=10, rope_theta=20),
             "'rotary_emb_base' and 'rope_theta' dif",
         ),
-        (NEOX, set_to(rope_parameters={"partial_rotary_factor": 0.4}), "rotary_dim must be even"),
+        (NEOX, set_to(rope_parameters={"partial_rotary_factor": 0.1}), "rotary_dim must be even"),
         (NEOX, set_to(rope_parameters={"rope_type": "dynamic", "factor": 2.0}), "type 'dynamic' is not supported"),
         ("mistral-grouped", set_to(layer_types=["full_attention"] * 2), "unknown field 'layer_types'"),
         ("mistral-grouped", set_to(sliding_window=0), "window must be at least 1"),

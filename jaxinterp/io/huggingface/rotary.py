@@ -53,12 +53,19 @@ def rotary_fields(
             raise ValueError(f"{' and '.join(map(repr, given))} differ: {given!r}")
         return next(iter(given.values()), default)
 
-    def to_base(_: Any, theirs: Mapping[str, Any]) -> Any:
-        return find("rope_theta", base_names, base, theirs)
-
-    def to_width(_: Any, theirs: Mapping[str, Any]) -> int:
+    def their_width(theirs: Mapping[str, Any]) -> int:
         head = theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"]
         return int(head * find("partial_rotary_factor", share_rows, share, theirs))
+
+    def to_base(_: Any, theirs: Mapping[str, Any]) -> Any:
+        found = find("rope_theta", base_names, base, theirs)
+        width = 0 if share is None else their_width(theirs)
+        # an odd width rotates one dimension more, at the frequencies of its own: base^(-2i / width)
+        return found ** ((width + 1) / width) if width % 2 else found
+
+    def to_width(_: Any, theirs: Mapping[str, Any]) -> int:
+        width = their_width(theirs)
+        return width + width % 2
 
     def to_scaling(value: Any, theirs: Mapping[str, Any]) -> RotaryScaling | None:
         return read_scaling(value, theirs, kinds, ["partial_rotary_factor"] if share_rows else [])
