@@ -8,6 +8,12 @@ Examples in docstrings assume `import jax, numpy as np, jax.numpy as jnp, jaxint
 """
 
 from jaxinterp import tasks
+from jaxinterp.attribution.ablation import attribution_ablation
+from jaxinterp.attribution.attention import attention_attribution, value_attribution
+from jaxinterp.attribution.edges import EdgeScores, edge_attribution
+from jaxinterp.attribution.gradients import gradients
+from jaxinterp.attribution.localize import Localization, localize
+from jaxinterp.attribution.patching import attribution_patching
 from jaxinterp.io.checkpoints import save
 from jaxinterp.io.harvesting.harvest import harvest
 from jaxinterp.io.harvesting.opened import Harvest, ShardedArray, open_harvest
@@ -50,10 +56,12 @@ from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
 from jaxinterp.tasks.texts import to_single_token, to_str_tokens, to_string, to_tokens
 
 __all__ = [
+    "EdgeScores",
     "FactoredMatrix",
     "Generation",
     "Harvest",
     "Intervention",
+    "Localization",
     "Metric",
     "Plan",
     "Prompts",
@@ -70,6 +78,9 @@ __all__ = [
     "add",
     "apply_fn",
     "at",
+    "attention_attribution",
+    "attribution_ablation",
+    "attribution_patching",
     "builtin_models",
     "causal_tracing",
     "center_unembedding",
@@ -77,17 +88,20 @@ __all__ = [
     "combine",
     "count_selected",
     "cross_entropy",
+    "edge_attribution",
     "effects_heatmap",
     "evaluate",
     "fold_layer_norm",
     "fold_value_biases",
     "generate",
+    "gradients",
     "harvest",
     "joined",
     "kl_divergence",
     "layer_windows",
     "lerp",
     "load",
+    "localize",
     "log_prob",
     "logit_diff",
     "open_harvest",
@@ -114,5 +128,6 @@ __all__ = [
     "to_string",
     "to_tokens",
     "tokenize_pairs",
+    "value_attribution",
     "zero",
 ]

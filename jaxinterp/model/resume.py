@@ -106,17 +106,24 @@ class Blocks:
         return x, tap.captured
 
     def logits(self, x: jax.Array, positions: Any, columns: jax.Array | None) -> jax.Array:
-        """Logits from the final stream, where they are read; all rows go through sites that somebody names."""
-        x = self.outside("resid_final", x)
-        names = list(self.sites)
-        late = self.outside.wants(*names[names.index("resid_final") + 1 :])
-        if not late:
-            x = gather_rows(x, positions, self.geometry)
-        if not self.outside.wants("logits"):
-            logits = unembed(self.config, self.params, x, self.outside, columns)
-            return gather_rows(logits, positions, self.geometry) if late else logits
-        logits = gather_rows(unembed(self.config, self.params, x, self.outside), positions, self.geometry)
-        return take_columns(logits, columns)
+        """Logits from the final stream, where they are read."""
+        return read_logits(self.config, self.params, self.outside, x, positions, columns)
+
+
+def read_logits(
+    config: TransformerConfig, params: Params, outside: Tap, x: jax.Array, positions: Any, columns: jax.Array | None
+) -> jax.Array:
+    """Logits from the final stream, where they are read; all rows go through sites that somebody names."""
+    x = outside("resid_final", x)
+    names = list(outside.sites)
+    late = outside.wants(*names[names.index("resid_final") + 1 :])
+    if not late:
+        x = gather_rows(x, positions, outside.geometry)
+    if not outside.wants("logits"):
+        logits = unembed(config, params, x, outside, columns)
+        return gather_rows(logits, positions, outside.geometry) if late else logits
+    logits = gather_rows(unembed(config, params, x, outside), positions, outside.geometry)
+    return take_columns(logits, columns)
 
 
 def _entry(tree: Any, layer: Any) -> Any:

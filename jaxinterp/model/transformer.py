@@ -18,15 +18,22 @@ from jaxinterp.model.interventions import (
     joined,
     split_layers,
 )
-from jaxinterp.model.layers import dropout, embed, token_positions, unembed
+from jaxinterp.model.layers import dropout, embed, token_positions
 from jaxinterp.model.params import Params, block_names, check_params, init_params
-from jaxinterp.model.resume import blank_layers, resumed
+from jaxinterp.model.resume import blank_layers, read_logits, resumed
 from jaxinterp.model.run import Run, check_positions, check_reach, check_start
 from jaxinterp.model.sites import EMBEDDING_SITES, SiteSpec, model_sites
 from jaxinterp.model.tap import Tap, check_capture, kept_layers, write_layer
 from jaxinterp.model.where import Geometry, Where, is_concrete
 
 Cache = dict[str, jax.Array]
+
+#: What a gradient may keep of a block, by the name of what it computes once more.
+REMAT = {
+    None: None,
+    "products": jax.checkpoint_policies.dots_saveable,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +75,10 @@ class Transformer:
         capture: Any = (),
         mask: Any = None,
         key: jax.Array | None = None,
+        positions: Any = None,
+        columns: Any = None,
         unroll: int = 1,
+        remat: str | None = None,
     ) -> tuple[jax.Array, Cache]:
         """One forward pass, edited by `interventions`.
 
@@ -81,11 +91,15 @@ class Transformer:
           mask: bool[batch, pos], False at padding; each row one run of tokens, padded on either side. Positions
             count from each prompt's first token. Rows of padding come out finite and meaningless.
           key: turns dropout on, for training.
+          positions: where logits are wanted: an int, ints, or `ji.per_example`; None for all.
+          columns: which columns of the unembedding are wanted: int[n] or int[batch, n]; None for all.
           unroll: how many blocks the compiled program lays out one after another before it loops, at least 1; more take
             longer to compile, and less to differentiate on CPUs, since less is stacked by layer.
+          remat: what a gradient computes once more instead of keeping it: None, nothing; "products", all but the matrix
+            products; "blocks", everything within a block.
 
         Returns:
-          logits [batch, pos, vocab] (float32 at least) and the cache `{site: array}`, layer first.
+          logits [batch, positions, columns] (float32 at least) and the cache `{site: array}`, layer first.
 
         Raises:
           TypeError, ValueError: before anything is compiled, for input that cannot be meant (unknown sites,
@@ -105,8 +119,12 @@ class Transformer:
         named = check_capture(sites, capture, geometry)
         if type(unroll) is not int or unroll < 1:
             raise ValueError(f"unroll must be an int of at least 1, got {unroll!r}")
-        edits = joined(interventions)
-        logits, cache, _ = _forward(self, params, tokens, edits, named, mask, key, keep_run=False, unroll=unroll)
+        if remat not in REMAT:
+            raise ValueError(f"unknown remat {remat!r}; expected one of {', '.join(map(repr, REMAT))}")
+        logits, cache, _ = _forward(
+            self, params, tokens, joined(interventions), named, mask, key, *self._read(positions, columns, geometry),
+            keep_run=False, unroll=unroll, remat=remat,
+        )  # fmt: skip
         return logits, cache
 
     def check_prompt(self, tokens: Any, mask: Any = None) -> tuple[jax.Array, jax.Array | None]:
@@ -138,7 +156,8 @@ class Transformer:
         geometry = Geometry.of(tokens, mask)
         check_interventions(self.sites, interventions or {}, geometry)
         named = check_capture(self.sites, capture, geometry)
-        _, _, run = _forward(self, params, tokens, joined(interventions), named, mask, None, keep_run=True)
+        edits = joined(interventions)
+        _, _, run = _forward(self, params, tokens, edits, named, mask, None, None, None, keep_run=True)
         assert run is not None
         return run
 
@@ -193,6 +212,11 @@ class Transformer:
         named = check_capture(sites, capture, geometry)
         if early := [name for name in named if name in EMBEDDING_SITES]:
             raise ValueError(f"capture={early[0]!r} lies before every block: a resumption does not come past it")
+        read = self._read(positions, columns, geometry)
+        return _resume(self, params, run, joined(interventions), named, start_layer, start_pos, *read)
+
+    def _read(self, positions: Any, columns: Any, geometry: Geometry) -> tuple[Any, jax.Array | None]:
+        """(positions, columns) of the logits that are wanted, checked."""
         if isinstance(positions, (int, list, tuple, np.ndarray)):
             positions = np.atleast_1d(np.asarray(positions))
         check_positions("positions= reads position", positions, geometry)
@@ -202,8 +226,7 @@ class Transformer:
                 raise ValueError(
                     f"columns= reads {wanted.min()} to {wanted.max()} of {self.config.d_vocab_out} columns"
                 )
-        columns = None if columns is None else jnp.asarray(columns)
-        return _resume(self, params, run, joined(interventions), named, start_layer, start_pos, positions, columns)
+        return positions, None if columns is None else jnp.asarray(columns)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start_pos"))
@@ -261,7 +284,7 @@ def _on_device(array: Any) -> jax.Array:
     return array if isinstance(array, jax.Array) else jax.device_put(array)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "keep_run", "unroll"))
+@functools.partial(jax.jit, static_argnames=("model", "keep_run", "unroll", "remat"))
 def _forward(
     model: Transformer,
     params: Params,
@@ -270,9 +293,12 @@ def _forward(
     capture: dict[str, Where | None],
     mask: jax.Array | None,
     key: jax.Array | None,
+    positions: Any,
+    columns: jax.Array | None,
     *,
     keep_run: bool,
     unroll: int = 1,
+    remat: str | None = None,
 ) -> tuple[jax.Array, Cache, Run | None]:
     config, sites, geometry = model.config, model.sites, Geometry.of(tokens, mask)
     outside = Tap(sites, geometry, edits, capture)
@@ -291,6 +317,8 @@ def _forward(
         after, kv = block(config, weights, data, x, place, geometry, tap, key=block_key)
         return after, (tap.captured, (x, *kv) if keep_run else None)
 
+    if remat is not None:
+        step = jax.checkpoint(step, policy=REMAT[remat], prevent_cse=False)
     scanned = (
         {name: params[name] for name in block_names(config)},
         {name: jnp.asarray(d) for name, d in layer_data(config).items()},
@@ -321,7 +349,6 @@ def _forward(
     run = None
     if keep_run:
         run = Run(tokens, mask, jnp.concatenate([kept[0], x[None]]), kept[1], kept[2], edits, {})
-    x = outside("resid_final", x)
-    logits = unembed(config, params, x, outside)
+    logits = read_logits(config, params, outside, x, positions, columns)
     cache = {name: (cache | outside.captured)[name] for name in capture}
     return logits, cache, run if run is None else dataclasses.replace(run, cache=cache)

@@ -113,9 +113,9 @@ def ablation(
     if kind in ("mean", "resample") and (reference is not None or source_interventions is not None):
         other = base if reference is None else as_prompts(reference)
         other_edits = joined(source_interventions)
-        _check_reference(model, base, other, pooled and kind == "mean")
+        check_reference(model, base, other, pooled and kind == "mean")
     keys = [None] if kind in ("zero", "mean") else list(jax.random.split(key, num_samples))  # type: ignore[arg-type]
-    means = _means(model, params, base, other, other_edits, metric, names, pooled) if kind == "mean" else {}
+    means = means_of(model, params, base, other, other_edits, metric, names, pooled) if kind == "mean" else {}
     together = [(name,) for name in names] if independent else [names]  # sites that come from one reference prompt
     chosen = _draw(keys, len(together), base, other) if kind == "resample" else np.zeros((len(keys), 0, len(base)), int)
 
@@ -201,7 +201,7 @@ def _draw(keys: Sequence[Any], n: int, base: Prompts, reference: Prompts) -> np.
     return order[(np.cumsum(counts) - counts)[mine_kind] + np.asarray(drawn)]
 
 
-def _means(
+def means_of(
     model: Any,
     params: Any,
     base: Prompts,
@@ -233,7 +233,8 @@ def _means(
     return {name: sums[name] / jnp.maximum(counts[name], 1) for name in names}
 
 
-def _check_reference(model: Any, base: Prompts, reference: Prompts, pooled: bool) -> None:
+def check_reference(model: Any, base: Prompts, reference: Prompts, pooled: bool) -> None:
+    """Raises unless the mean over reference prompts is defined wherever a base prompt has a token."""
     check_tokens(model, reference)
     shapes = np.shape(base.tokens), np.shape(reference.tokens)
     if shapes[0][1] != shapes[1][1] and not pooled:

@@ -64,6 +64,17 @@ class Options:
         return self.max_bytes or chunk_bytes()
 
     @property
+    def hidden(self) -> bool | None:
+        """What tqdm calls `disable`."""
+        return None if self.progress is None else not self.progress
+
+    def spread(self, prompts: Prompts) -> Prompts:
+        """Prompts, each device of the mesh with its share of them; as they are, where they cannot be shared out."""
+        if self.mesh is None or len(prompts) % self.mesh.size:
+            return prompts
+        return jax.device_put(prompts, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)))
+
+    @property
     def n_devices(self) -> int:
         """How many devices cells are spread over."""
         return 1 if self.mesh is None else self.mesh.size
@@ -272,10 +283,9 @@ def run_sweep(sweep: Sweep, options: Options, *, per_example: bool, per_prompt: 
     everywhere = None if options.mesh is None else NamedSharding(options.mesh, PartitionSpec())
     sweep = dataclasses.replace(sweep, params=jax.device_put(sweep.params, everywhere))
     by_batch = [plan.draws * sum(p.operations for p in plan.programs[batch.group]) for batch in plan.batches]
-    hidden = None if options.progress is None else not options.progress
     total, unit = max(plan.operations, 1), "FLOP" if plan.counted else "patch"
     with (
-        tqdm(total=total, desc="patches", unit=unit, unit_scale=True, delay=1, disable=hidden) as bar,
+        tqdm(total=total, desc="patches", unit=unit, unit_scale=True, delay=1, disable=options.hidden) as bar,
         Keeper(store, plan, tally) as keep,
     ):
         while tally.batch < len(plan.batches):

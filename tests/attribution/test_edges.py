@@ -1,0 +1,166 @@
+"""Edge scores against private copies of the stream, and what they must add up to."""
+
+import jax
+import numpy as np
+import pytest
+from architectures import altered, apply, budget, configs, masks, random_params, random_tokens
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxinterp as ji
+from jaxinterp.attribution.integrated import quadrature
+
+METRIC = ji.logit_diff([0, 1, 0], [1, 0, 1])
+ADDITIVE = {"act_fn": "gelu", "n_experts": None, "experts_per_token": None, "norm_position": "pre"}
+
+
+def streams_read(model, params, base, mask, edits):
+    """{reader: d metric / d (its own copy of the stream), [batch, pos, d_model]}, from copies that are really made."""
+    config = model.config
+    sites = ["q_input", "k_input", "v_input", "resid_final"] + ([] if config.attn_only else ["mlp_in"])
+    grads = ji.gradients(model, params, base, sites=sites, metric=METRIC, mask=mask, base_interventions=edits)
+    found = {"logits": grads["resid_final"]}
+    for layer in range(config.n_layers):
+        for kind in "qkv":
+            copies = np.asarray(grads[f"{kind}_input"][layer])
+            found |= {f"a{layer}.h{head}<{kind}>": copies[:, :, head] for head in range(copies.shape[2])}
+        if not config.attn_only:
+            found[f"m{layer}"] = grads["mlp_in"][layer]
+    return found
+
+
+def outputs(model, params, tokens, mask):
+    """{writer: what it adds to the stream, [batch, pos, d_model]}."""
+    names = ("resid_pre", "result") if model.config.attn_only else ("resid_pre", "result", "mlp_out")
+    _, cache = apply(model, params, tokens, mask=mask, capture=names)
+    found = {"input": cache["resid_pre"][0]}
+    for layer in range(model.config.n_layers):
+        results = cache["result"][layer]
+        found |= {f"a{layer}.h{head}": results[:, :, head] for head in range(model.config.n_heads)}
+        if not model.config.attn_only:
+            found[f"m{layer}"] = cache["mlp_out"][layer]
+    return found
+
+
+def naive(model, params, base, source, mask, points):
+    """[pos, writer, reader] by the definition, NaN where nothing can be read; averaged over prompts."""
+    ours, theirs = outputs(model, params, base, mask), outputs(model, params, source, mask)
+    _, there = apply(model, params, source, mask=mask, capture=("embed",))
+    table = 0.0
+    for fraction, weight in zip(*points, strict=True):
+        read = streams_read(model, params, base, mask, {"embed": ji.lerp(there["embed"], fraction)})
+        change = np.stack([theirs[name] - ours[name] for name in ours])
+        table = table + weight * np.einsum("wbpd,rbpd->pwr", change, np.stack(list(read.values()))) / len(base)
+
+    def place(name):  # half-layers, in the order of the forward; a parallel MLP reads before the heads have written
+        if name in ("input", "logits"):
+            return {"input": -1, "logits": 10**6}[name], 0
+        layer = int(name.split(".")[0].partition("<")[0][1:])
+        mlp = name.startswith("m")
+        return 2 * layer + mlp, 2 * layer + (mlp and not model.config.parallel)
+
+    reads = {name: place(name)[0 if name == "logits" else 1] for name in read}
+    there = np.array([[place(writer)[0] < reads[reader] for reader in reads] for writer in ours])
+    return list(ours), list(reads), np.where(there, table, np.nan)
+
+
+def check_edges(config, side, method, by_position):
+    model = ji.Transformer(config)
+    params, base, mask = random_params(model), random_tokens(config), masks(side)
+    source = altered(config, base)
+    points = {
+        "eap": (np.zeros(1), np.ones(1)),
+        "eap_ig": quadrature("right", 2),
+        "both ends": (np.array([0.0, 1.0]), np.array([0.5, 0.5])),
+    }[method]
+    how = {"eap": {"method": "eap"}, "eap_ig": {"method": "eap_ig", "steps": 2}}.get(
+        method, {"method": "eap_ig", "path": "clean-corrupted"}
+    )
+    writers, readers, expected = naive(model, params, base, source, mask, points)
+    found = ji.edge_attribution(
+        model, params, base, source, metric=METRIC, mask=mask, by_position=by_position, **how
+    ).scores
+    found = found.sel(writer=writers, reader=readers)
+    expected = expected if by_position else np.where(np.isnan(expected[0]), np.nan, np.nansum(expected, axis=0))
+    scale = max(1.0, float(np.nanmax(np.abs(expected))))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * scale)
+    if method != "eap":
+        return
+    # one writer's edges are the attribution of its output, one reader's that of what it reads
+    sites = ("z", "resid_final") if config.attn_only else ("z", "mlp_out", "mlp_in", "resid_final")
+    nodes = ji.attribution_patching(model, params, base, source, sites=sites, metric=METRIC, mask=mask)
+    total = found.sum("pos") if by_position else found
+    for layer in range(config.n_layers):
+        for head in range(config.n_heads):
+            node = nodes["z"].sel(layer=layer, head=head).sum("pos")
+            np.testing.assert_allclose(total.sel(writer=f"a{layer}.h{head}").sum(), node, rtol=0, atol=1e-9 * scale)
+        if not config.attn_only:
+            written, read = (nodes[site].sel(layer=layer).sum("pos") for site in ("mlp_out", "mlp_in"))
+            np.testing.assert_allclose(total.sel(writer=f"m{layer}").sum(), written, rtol=0, atol=1e-9 * scale)
+            np.testing.assert_allclose(total.sel(reader=f"m{layer}").sum(), read, rtol=0, atol=1e-9 * scale)
+    np.testing.assert_allclose(total.sel(reader="logits").sum(), nodes["resid_final"].sum(), rtol=0, atol=1e-9 * scale)
+
+
+ARGUMENTS = configs(**ADDITIVE), st.sampled_from([None, "left"]), st.sampled_from(["eap", "eap_ig", "both ends"])
+
+
+@budget(4)
+@given(*ARGUMENTS, st.booleans())
+def test_scores_are_those_of_private_copies(config, side, method, by_position):
+    with jax.enable_x64(True):
+        check_edges(config, side, method, by_position)
+
+
+@pytest.mark.slow
+@budget(60)
+@given(*ARGUMENTS, st.booleans())
+def test_scores_are_those_of_private_copies_in_many(config, side, method, by_position):
+    with jax.enable_x64(True):
+        check_edges(config, side, method, by_position)
+
+
+@pytest.fixture(scope="module")
+def edges(small):
+    model, params, tokens = small
+    return ji.edge_attribution(model, params, tokens.at[:, 2].set(7), tokens, metric=ji.logit_diff(3, 4))
+
+
+def test_what_is_chosen_leads_to_the_logits(edges):
+    flat = edges.top(20)
+    assert (np.diff(np.abs(flat.values)) <= 0).all()
+    greedy = edges.greedy(20)
+    reached = {"logits"}
+    for edge in greedy:
+        assert edge.reader.item().partition("<")[0] in reached
+        reached.add(edge.writer.item())
+    assert edges.graph(5).number_of_edges() == 5
+    drawn = edges.dot(5)
+    assert drawn.startswith("digraph {")
+    assert drawn.count("->") == 5
+
+
+def test_gpt2_small_has_32491_edges():
+    from jaxinterp.attribution.edges import _nodes
+
+    assert _nodes(ji.TransformerConfig(n_layers=12, d_model=768, n_heads=12, d_vocab=9))[2].sum() == 32491
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "eap-ig"}, "unknown method 'eap-ig'; did you mean 'eap_ig'"),
+        ({"method": "eap_ig", "steps": 0}, "steps must be an int of at least 1, got 0"),
+        ({"steps": 3}, "mean nothing for method='eap'"),
+        ({"method": "eap_ig", "path": "input"}, "unknown path 'input'; did you mean 'inputs'"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(small, arguments, message):
+    model, params, tokens = small
+    with pytest.raises(ValueError, match=message):
+        ji.edge_attribution(model, params, tokens, tokens, metric=ji.logit_diff(3, 4), **arguments)
+
+
+def test_streams_that_are_normed_together_have_no_edges():
+    model = ji.Transformer(ji.TransformerConfig(n_layers=1, d_model=8, n_heads=2, d_vocab=11, norm_position="both"))
+    with pytest.raises(ValueError, match="what one of them writes is not defined"):
+        ji.edge_attribution(model, model.init(jax.random.key(0)), [[1]], [[2]], metric=ji.logit_diff(3, 4))
