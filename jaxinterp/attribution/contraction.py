@@ -1,8 +1,7 @@
 """The scores of all edges from one backward pass: writers' changes against readers' gradients, layer by layer.
 
 No stream is ever copied for a reader in the model's own passes: those give gradients of queries, keys and values, which
-go back through `W_Q`, `W_K`, `W_V` and the norm's derivative one layer at a time, to meet the writers of one layer at a
-time (Nanda 2023; Syed et al. 2023).
+go back through `W_Q`, `W_K`, `W_V` and the norm's derivative one layer at a time (Nanda 2023; Syed et al. 2023).
 """
 
 from typing import Any, NamedTuple
@@ -39,15 +38,12 @@ class Scores(NamedTuple):
     """Scores of the edges into each reader, by writer.
 
     Attributes:
-      q, k, v: [layer, batch, (pos,) head or kv_head, writer]. mlp: [layer, batch, (pos,) 1, writer], or None.
-      logits: [batch, (pos,) 1, writer]. Writers are the input, then layer by layer the heads and the MLP; what a
-        reader cannot read is 0.
+      layers: [layer, batch, (pos,) writer, reader]: a layer's queries by head, keys and values by key/value head, its
+        MLP. logits: [batch, (pos,) writer, 1]. Writers are the input, then layer by layer the heads and the MLP. Scores
+        of writers that come too late for a reader mean nothing.
     """
 
-    q: jax.Array
-    k: jax.Array
-    v: jax.Array
-    mlp: jax.Array | None
+    layers: jax.Array
     logits: jax.Array
 
 
@@ -74,8 +70,7 @@ def contract(
 ) -> Scores:
     """The scores of every edge with the gradients of one run, under some edits.
 
-    Layers are gone through one by one, and for each reader's the writers' before it, so that what is held at a time is
-    one layer's gradients and one layer's outputs, in the width of the stream.
+    Of the gradients one layer's at a time are as wide as the stream; of the writers all, for these prompts.
     """
     config, sites = model.config, model.sites
     geometry = Geometry.of(prompts.tokens, prompts.mask)
@@ -92,47 +87,31 @@ def contract(
     grads, streams = jax.grad(total, has_aux=True)(zeros)
     blocks = {name: params[name] for name in block_names(config)}
     by_layer, shared = split_layers(edits, sites)
-    n_writers = config.n_heads + (not config.attn_only)
+    written = _written(change, blocks["W_O"])
 
-    def dot(out: jax.Array, wanted: jax.Array) -> jax.Array:
-        """Writers [batch, pos, writer, d_model] against readers [batch, pos, reader, d_model]."""
-        return jnp.einsum(f"bpwd,bprd->{'bprw' if by_position else 'brw'}", out, wanted)
+    def dot(wanted: jax.Array) -> jax.Array:
+        """All writers against readers [batch, reader, pos, d_model]."""
+        return jnp.einsum(f"bwpd,brpd->{'bpwr' if by_position else 'bwr'}", written, wanted)
 
-    def from_writers(wanted: jax.Array, until: Any) -> jax.Array:
-        """[batch, pos, reader, d_model] -> [batch, (pos,) reader, writer], of writers below a layer."""
-
-        def of_layer(layer: Any, scores: jax.Array) -> jax.Array:
-            z, W_O = change.z[layer], blocks["W_O"][layer]
-            out = jnp.einsum("bphf,hfd->bphd", z, W_O)
-            if change.mlp_out is not None:
-                out = jnp.concatenate([out, change.mlp_out[layer][:, :, None]], axis=2)
-            return jax.lax.dynamic_update_index_in_dim(scores, dot(out, wanted), layer, scores.ndim - 2)
-
-        first = dot(change.entering[:, :, None], wanted)
-        nothing = jnp.zeros((*first.shape[:-1], config.n_layers, n_writers), first.dtype)
-        later = jax.lax.fori_loop(0, until, of_layer, nothing)
-        return jnp.concatenate([first, later.reshape(*first.shape[:-1], -1)], axis=-1)
-
-    def readers_of(layer: jax.Array, scanned: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def readers_of(layer: jax.Array, scanned: Any) -> tuple[jax.Array, jax.Array]:
         weights, layer_edits, x, own = scanned
         tap = Tap(sites, geometry, at_layer(layer_edits, shared), {}, layer)
         _, pull = jax.vjp(lambda x: norm(config, "ln1", weights, x, tap.edit) if config.has_pre_norm else x, x)
-        wanted = []
-        for name, site in readers.items():
-            seen = jnp.einsum("bphf,hdf->hbpd", own[site], weights[f"W_{name.upper()}"])
-            wanted.append(jnp.moveaxis(jax.vmap(pull)(seen)[0], 0, 2))
-        sizes = [part.shape[2] for part in wanted]
-        scores = from_writers(jnp.concatenate(wanted, axis=2), layer)
-        ends = [sum(sizes[: n + 1]) for n in range(2)]
-        found = dict(zip(readers, jnp.split(scores, ends, axis=-2), strict=True))
+        seen = [jnp.einsum("bphf,hdf->hbpd", own[s], weights[f"W_{name.upper()}"]) for name, s in readers.items()]
+        wanted = jax.vmap(pull)(jnp.concatenate(seen))[0]
         if not config.attn_only:
-            # behind the heads of its own layer, unless it stands beside them
-            of_mlp = from_writers(own["mlp_in"][:, :, None], layer + (not config.parallel))
-            number = jnp.arange(config.n_layers * n_writers + 1) - 1
-            found["mlp"] = jnp.where(number == layer * n_writers + config.n_heads, 0, of_mlp)
-        return layer + 1, found
+            wanted = jnp.concatenate([wanted, own["mlp_in"][None]])
+        return layer + 1, dot(jnp.swapaxes(wanted, 0, 1))  # all at once: every writer is read once for each layer
 
     scanned = blocks, by_layer, streams, {name: grads[name] for name in probed if name != "resid_final"}
     _, found = jax.lax.scan(readers_of, jnp.zeros((), int), scanned)
-    logits = from_writers(grads["resid_final"][:, :, None], config.n_layers)
-    return Scores(found["q"], found["k"], found["v"], found.get("mlp"), logits)
+    return Scores(found, dot(grads["resid_final"][:, None]))
+
+
+def _written(change: Change, W_O: jax.Array) -> jax.Array:
+    """What each writer's change adds to the stream: [batch, writer, pos, d_model]."""
+    of_layers = jnp.einsum("lbphf,lhfd->blhpd", change.z, W_O)
+    if change.mlp_out is not None:
+        of_layers = jnp.concatenate([of_layers, jnp.swapaxes(change.mlp_out, 0, 1)[:, :, None]], axis=2)
+    of_layers = of_layers.reshape(of_layers.shape[0], -1, *of_layers.shape[3:])
+    return jnp.concatenate([change.entering[:, None], of_layers], axis=1)

@@ -44,7 +44,7 @@ PATHS = ("inputs", "activations", "clean-corrupted")
 
 @dataclasses.dataclass(frozen=True)
 class EdgeScores:
-    """Estimated effects of edges, by writer and reader.
+    """Estimated effects of edges, by writer and reader. Made by `ji.edge_attribution`.
 
     Attributes:
       scores: [writer, reader], or [pos, writer, reader]; NaN where there is no such edge. Mean over prompts, with its
@@ -322,10 +322,7 @@ def _nodes(config: TransformerConfig) -> tuple[list[str], list[str], np.ndarray]
 
 def _table(scores: Scores) -> np.ndarray:
     """Scores as [(pos,) writer, reader, batch], in the order of `_nodes`."""
-    kinds = [scores.q, scores.k, scores.v] + ([] if scores.mlp is None else [scores.mlp])
-    by_layer = [np.concatenate([kind[layer] for kind in kinds], axis=-2) for layer in range(len(scores.q))]
-    table = np.concatenate([*by_layer, scores.logits], axis=-2)  # [batch, (pos,) reader, writer]
-    return np.moveaxis(np.swapaxes(table, -1, -2), 0, -1)
+    return np.moveaxis(np.concatenate([*scores.layers, scores.logits], axis=-1), 0, -1)
 
 
 def _prompts_at_a_time(config: TransformerConfig, n_pos: int, options: Options) -> int:

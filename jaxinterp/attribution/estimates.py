@@ -196,7 +196,7 @@ def _by_cell(estimates: np.ndarray, spec: SiteSpec, axes: Sequence[Axis]) -> np.
             index = np.asarray(axis.selectors.index)  # [entry, batch]
             shape[number], shape[-1] = index.shape
             apart = np.take_along_axis(apart, index.reshape(shape), axis=number)
-        else:
+        elif len(axis.selectors) < apart.shape[number] or (np.diff(axis.selectors) != 1).any():
             apart = apart.take(axis.selectors, axis=number)
     return apart.reshape(-1, apart.shape[-1])
 

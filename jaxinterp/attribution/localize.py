@@ -26,7 +26,7 @@ from jaxinterp.tasks.prompts import as_prompts
 
 @dataclasses.dataclass(frozen=True)
 class Localization:
-    """Nodes in the order of their estimates.
+    """Nodes in the order of their estimates. Made by `ji.localize`.
 
     Attributes:
       nodes: over `node`: `estimate`; `effect`, exact, NaN where it was not measured; `sampled`, whether that was by

@@ -120,6 +120,8 @@ def attribution_patching(
         check_droppable(model)
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     check_normalize(normalize)
+    if normalize and method == "atp_star" and grad_drop:
+        raise ValueError("normalize= means nothing for scores, which have no direction; give grad_drop=False")
     if roles is not None:
         check_roles(over or (), roles)
     options = Options(mesh, max_bytes, progress)
@@ -130,7 +132,16 @@ def attribution_patching(
     def of_batch(batch: Batch, prompts: Prompts, own: Any, metric: Metric, kept: Kept) -> Estimates:
         theirs = edits_of(source_edits, model.sites, batch, source)
         return methods[method](
-            model, params, prompts, own, options.spread(prompts_of(source, batch)), theirs, metric, kept, None, *points
+            model,
+            params,
+            prompts,
+            own,
+            options.spread(prompts_of(source, batch)),
+            theirs,
+            metric,
+            kept,
+            "products",
+            *points,
         )
 
     arrays = estimated(

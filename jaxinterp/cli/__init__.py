@@ -1,17 +1,19 @@
-"""The command line: `jaxinterp sweep`, `jaxinterp models`, `jaxinterp sites MODEL`, `jaxinterp convert SRC DST`,
-`jaxinterp card NAME`."""
+"""The command line: `jaxinterp sweep`, `attribute`, `edges`, `models`, `sites MODEL`, `convert SRC DST` and `card`."""
 
 import os
 import sys
 
-from jaxinterp.cli.commands import card, convert, list_models, list_sites, sweep
+from jaxinterp.cli.commands import attribute, card, convert, edges, list_models, list_sites, sweep
 from jaxinterp.cli.parse import parse
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 after an error told in one line."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    commands = {"sweep": sweep, "models": list_models, "sites": list_sites, "convert": convert, "card": card}
+    commands = {
+        "sweep": sweep, "attribute": attribute, "edges": edges, "models": list_models, "sites": list_sites,
+        "convert": convert, "card": card,
+    }  # fmt: skip
     try:
         commands[options.command](options)
         sys.stdout.flush()

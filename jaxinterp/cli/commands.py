@@ -1,18 +1,23 @@
 """What each command does: text goes in, the library is called, files and a table come out."""
 
 import argparse
+import dataclasses
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jax
+import xarray as xr
 from matplotlib import use
 from tokenizers import Tokenizer
 
 from jaxinterp import tasks
+from jaxinterp.attribution.edges import edge_attribution
+from jaxinterp.attribution.localize import localize
+from jaxinterp.attribution.patching import attribution_patching
 from jaxinterp.cards.make import make_card
-from jaxinterp.cli.report import print_effects, print_models, print_sites
+from jaxinterp.cli.report import print_effects, print_localization, print_models, print_sites
 from jaxinterp.io.checkpoints import can_be_replaced, save
 from jaxinterp.io.load import builtin_models, find_folder, load
 from jaxinterp.io.prompts import FIELDS, read_pairs
@@ -68,6 +73,76 @@ def card(options: argparse.Namespace) -> None:
 
 def sweep(options: argparse.Namespace) -> None:
     """`jaxinterp sweep`."""
+    question = _question(options)
+    if options.plan:
+        print(plan_patching(*question.runs, **question.asked).describe())
+        return
+    kept = Path(options.output) / "sweep" if options.resume else None
+    effects = activation_patching(*question.runs, **question.asked, normalize=not options.raw, resume=kept)
+    _tell(effects, question, options)
+
+
+def attribute(options: argparse.Namespace) -> None:
+    """`jaxinterp attribute`."""
+    if options.verify is not None and options.verify < 1:
+        raise ValueError(f"--verify must be at least 1, got {options.verify}")
+    question = _question(options)
+    how: dict[str, Any] = {"method": options.method} | ({} if options.steps is None else {"steps": options.steps})
+    scores = options.method == "atp_star"  # how much, without a direction
+    effects = attribution_patching(*question.runs, **(question.asked | how), normalize=not (options.raw or scores))
+    assert isinstance(effects, xr.DataArray)
+    _tell(effects, question, options)
+    if options.verify is None:
+        return
+    key = jax.random.key(options.seed)
+    result = localize(
+        *question.runs, **question.asked, method=options.method, verify=options.verify, sample=options.verify, key=key
+    )
+    table = Path(options.output) / "localized.csv"
+    write_whole(table, lambda path: result.nodes.to_dataframe().to_csv(path, index=False))
+    print()
+    print_localization(result, options.top)
+    print(f"\nwritten: {table}")
+
+
+def edges(options: argparse.Namespace) -> None:
+    """`jaxinterp edges`."""
+    options.site, options.over, options.raw = "z", ("layer",), True
+    question = _question(options)
+    asked = {name: question.asked[name] for name in ("metric", "max_bytes")}
+    how: dict[str, Any] = {"method": options.method} | ({} if options.steps is None else {"steps": options.steps})
+    found = edge_attribution(*question.runs, **(asked | how))
+    folder = Path(options.output)
+    top = found.top(min(options.top, int(found.scores.notnull().sum())))
+    table, drawing = folder / "edges.csv", folder / "edges.dot"
+    write_whole(
+        table, lambda path: found.scores.to_dataframe().dropna(subset="effect").reset_index().to_csv(path, index=False)
+    )
+    write_whole(drawing, lambda path: path.write_text(found.dot(len(top)) + "\n"))
+    attrs = found.scores.attrs
+    print(
+        f"{options.direction}: {options.metric} {attrs['base_metric']:+.3f} in the run that is patched, "
+        f"{attrs['source_metric']:+.3f} in the other ({attrs['n_prompts']} prompts)\n"
+    )
+    for edge in top:
+        print(f"{edge.writer.item():>8} -> {edge.reader.item():10} {float(edge):+.4f}")
+    print(f"\nwritten: {table}, {drawing}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What was typed, as the library takes it.
+
+    Attributes:
+      runs: model, params, base and source. asked: what else is the same in every technique.
+    """
+
+    runs: tuple[Any, Any, Any, Any]
+    asked: dict[str, Any]
+    prompts: TokenPairs
+
+
+def _question(options: argparse.Namespace) -> Question:
     if options.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if options.top < 1:
@@ -83,20 +158,20 @@ def sweep(options: argparse.Namespace) -> None:
     asked = {
         "site": options.site, "over": over, "metric": _metric(options.metric, prompts), "max_bytes": options.max_bytes,
     }  # fmt: skip
-    if options.plan:
-        print(plan_patching(model, params, base, source, **asked).describe())
-        return
+    return Question((model, params, base, source), asked, prompts)
+
+
+def _tell(effects: xr.DataArray, question: Question, options: argparse.Namespace) -> None:
+    """Effects as files, a figure and a table."""
     folder = Path(options.output)
-    kept = folder / "sweep" if options.resume else None
-    effects = activation_patching(model, params, base, source, **asked, normalize=not options.raw, resume=kept)
     effects.attrs |= {"model": options.model, "metric": options.metric, "direction": options.direction}
     written = [*save_effects(effects, folder)]
     if effects.ndim:
-        title = f"{options.model}: {options.direction}, {options.site}, {len(prompts)} prompts"
+        title = f"{options.model}: {options.direction}, {options.site}, {len(question.prompts)} prompts"
         figure = effects_heatmap(effects, title=title)
         write_whole(folder / "effects.png", lambda path: figure.savefig(path, dpi=130))
         written.append(folder / "effects.png")
-    print_effects(effects, prompts, options.top)
+    print_effects(effects, question.prompts, options.top)
     print("\nwritten: " + ", ".join(map(str, written)))
 
 

@@ -2,7 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
+from jaxinterp.attribution.edges import METHODS as EDGE_METHODS
+from jaxinterp.attribution.patching import METHODS
 from jaxinterp.io.checkpoints import FORMATS
 from jaxinterp.model.config import CHOICES
 
@@ -22,10 +25,20 @@ SWEEP_EXAMPLES = """examples:
 A prompts file is JSONL, or CSV with a header; each row holds clean, corrupted, correct and wrong.
 """
 
+ATTRIBUTE_EXAMPLES = """examples:
+  jaxinterp attribute
+      the effect of every (layer, head, position), estimated; prompts and files as of `jaxinterp sweep`
+  jaxinterp attribute --site mlp_post --over layer neuron --method ig --steps 10
+  jaxinterp attribute --verify 50
+      estimates for all, exact patches of the fifty largest, and how many others like them may be left
+"""
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of one command; exits with a message for what cannot be meant."""
-    parser = argparse.ArgumentParser(prog="jaxinterp", description="Exact patching sweeps on transformers.")
+    parser = argparse.ArgumentParser(
+        prog="jaxinterp", description="Exact patching sweeps and attribution on transformers."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     sweep = commands.add_parser(
@@ -35,41 +48,36 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=SWEEP_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sweep.add_argument("--model", default="english", help="a built-in name, a folder, or a hub id (default: english)")
-    prompts = sweep.add_argument_group("prompts (default: indirect objects, from their generator)")
-    prompts.add_argument("--prompts", metavar="FILE", help="JSONL or CSV of prompt pairs")
-    prompts.add_argument(
-        "--task", default="indirect_objects", help="a generator of jaxinterp.tasks: natural.NAME for any tokenizer"
-    )
-    prompts.add_argument("--n", type=int, default=32, help="how many prompts to generate (default: 32)")
-    prompts.add_argument("--seed", type=int, default=0, help="of the generator (default: 0)")
-    for name in ("clean", "corrupted", "correct", "wrong"):
-        prompts.add_argument(
-            f"--{name}", action="append", metavar="TEXT", help=f"{name} text of an inline pair; may be repeated"
-        )
-    what = sweep.add_argument_group("sweep")
-    what.add_argument("--site", default="z", help="which activation (default: z, the heads' outputs)")
-    what.add_argument("--over", nargs="+", metavar="AXIS", help="axes of the sweep (default: all that the site has)")
-    what.add_argument(
-        "--direction",
-        choices=("denoising", "noising"),
-        default="denoising",
-        help="clean activations into the corrupted run (default), or the reverse",
-    )
-    what.add_argument(
-        "--metric", choices=("logit_diff", "log_prob", "prob"), default="logit_diff", help="(default: logit_diff)"
-    )
-    what.add_argument("--raw", action="store_true", help="effects in the metric's units, not as a share of the way")
-    what.add_argument("--dtype", choices=CHOICES["dtype"], help="(default: float32)", default="float32")
-    what.add_argument("--max-bytes", type=int, help="memory for a chunk of patches")
+    what = _add_question(sweep)
     what.add_argument(
         "--resume",
         action="store_true",
         help="keep finished chunks in OUTPUT/sweep; the same command goes on there after a kill",
     )
     what.add_argument("--plan", action="store_true", help="print what would run, and stop")
-    what.add_argument("--top", type=int, default=10, help="how many effects to print (default: 10)")
-    what.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
+
+    attribute = commands.add_parser(
+        "attribute",
+        help="estimate all effects by gradients, and verify the largest",
+        description="Estimates what patching would do, everywhere at once, from one gradient (or some more).",
+        epilog=ATTRIBUTE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = _add_question(attribute)
+    what.add_argument("--method", choices=METHODS, default="grad", help="of the estimates (default: grad)")
+    what.add_argument("--steps", type=int, help="gradients on the way, for ig (default: 5)")
+    what.add_argument(
+        "--verify", type=int, metavar="N", help="patch the N largest exactly, and as many others at random"
+    )
+
+    edges = commands.add_parser(
+        "edges",
+        help="estimate the effect of every edge between components",
+        description="Estimates what each edge from a writer to a reader of the residual stream carries of the effect.",
+    )
+    what = _add_question(edges, nodes=False)
+    what.add_argument("--method", choices=EDGE_METHODS, default="eap", help="one gradient or several (default: eap)")
+    what.add_argument("--steps", type=int, help="gradients on the way, for eap_ig (default: 5)")
 
     commands.add_parser("models", help="list the models that can be loaded")
     sites = commands.add_parser("sites", help="list a model's sites with their axes and shapes")
@@ -102,3 +110,40 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     card.add_argument("--corpus", metavar="DIR", help="of induction: a folder of text (default: the standard library)")
     card.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
     return parser.parse_args(arguments)
+
+
+def _add_question(parser: argparse.ArgumentParser, *, nodes: bool = True) -> Any:
+    """Adds a model, prompts, what is patched and how it is told; returns the group to which more may be added."""
+    parser.add_argument("--model", default="english", help="a built-in name, a folder, or a hub id (default: english)")
+    prompts = parser.add_argument_group("prompts (default: indirect objects, from their generator)")
+    prompts.add_argument("--prompts", metavar="FILE", help="JSONL or CSV of prompt pairs")
+    prompts.add_argument(
+        "--task", default="indirect_objects", help="a generator of jaxinterp.tasks: natural.NAME for any tokenizer"
+    )
+    prompts.add_argument("--n", type=int, default=32, help="how many prompts to generate (default: 32)")
+    prompts.add_argument("--seed", type=int, default=0, help="of the generator (default: 0)")
+    for name in ("clean", "corrupted", "correct", "wrong"):
+        prompts.add_argument(
+            f"--{name}", action="append", metavar="TEXT", help=f"{name} text of an inline pair; may be repeated"
+        )
+    what = parser.add_argument_group("what is asked")
+    if nodes:
+        what.add_argument("--site", default="z", help="which activation (default: z, the heads' outputs)")
+        what.add_argument(
+            "--over", nargs="+", metavar="AXIS", help="axes of the sweep (default: all that the site has)"
+        )
+        what.add_argument("--raw", action="store_true", help="effects in the metric's units, not as a share of the way")
+    what.add_argument(
+        "--direction",
+        choices=("denoising", "noising"),
+        default="denoising",
+        help="clean activations into the corrupted run (default), or the reverse",
+    )
+    what.add_argument(
+        "--metric", choices=("logit_diff", "log_prob", "prob"), default="logit_diff", help="(default: logit_diff)"
+    )
+    what.add_argument("--dtype", choices=CHOICES["dtype"], help="(default: float32)", default="float32")
+    what.add_argument("--max-bytes", type=int, help="memory for what runs at a time")
+    what.add_argument("--top", type=int, default=10, help="how many effects to print (default: 10)")
+    what.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
+    return what

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from jaxinterp.attribution.localize import Localization
 from jaxinterp.io.huggingface import FAMILIES
 from jaxinterp.model.sites import SiteSpec
 from jaxinterp.model.transformer import Transformer
@@ -53,6 +54,30 @@ def print_effects(effects: xr.DataArray, prompts: TokenPairs, top: int) -> None:
         ]
         error = "" if np.isnan(errors[flat]) else f" ± {errors[flat]:.4f}"
         table.append([*row, f"{values[flat]:+.4f}{error}"])
+    _print_table(table)
+
+
+def print_localization(result: Localization, top: int) -> None:
+    """The largest measured effects beside their estimates, and what may be left."""
+    found = result.found(top)
+    axes = [str(name) for name in found.coords]
+    table = [[*axes, "estimate", "effect", ""]]
+    for i in range(found.sizes["node"]):
+        node = found.isel(node=i)
+        row = [str(node[axis].item()) for axis in axes]
+        table.append(
+            [*row, f"{float(node.estimate):+.4f}", f"{float(node.effect):+.4f}", "sampled" * bool(node.sampled)]
+        )
+    _print_table(table)
+    smallest = float(abs(found.effect).min())
+    unmeasured = int(result.nodes.effect.isnull().sum())
+    print(
+        f"\nof {unmeasured} nodes not patched, at most {result.missed(smallest) if smallest else unmeasured} have an "
+        f"effect of {smallest:.4f} or more ({result.confidence:.0%} confidence)"
+    )
+
+
+def _print_table(table: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

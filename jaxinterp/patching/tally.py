@@ -67,7 +67,10 @@ class Tally:
 
     def add(self, numbers: np.ndarray, effects: np.ndarray, program: int) -> None:
         """Counts in one chunk's effects, [len(numbers), b], and moves on."""
-        self.effects[numbers] += effects
+        if len(numbers) == len(self.effects) and (np.diff(numbers) == 1).all():  # all of them, in order
+            self.effects += effects
+        else:
+            self.effects[numbers] += effects
         if program != self.program:
             self.program, self.done = program, 0
         self.done += len(numbers)

@@ -38,6 +38,23 @@ def test_the_default_sweep(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["effects.csv", "effects.nc", "effects.png"]
 
 
+def test_estimates_verified_and_edges(tmp_path, capsys):
+    nodes = ["attribute", *FAST, "--verify", "3", "--output", str(tmp_path)]
+    assert main(nodes) == 0
+    printed = capsys.readouterr().out
+    assert "effect (share of the way)" in printed
+    assert "nodes not patched, at most" in printed
+    rows = (tmp_path / "localized.csv").read_text().splitlines()
+    assert len(rows) == 1 + xr.load_dataarray(tmp_path / "effects.nc").size
+    assert (tmp_path / "effects.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["edges", "--n", "4", "--top", "4", "--output", str(tmp_path / "edges")]) == 0
+    assert capsys.readouterr().out.count(" -> ") == 4
+    assert (tmp_path / "edges" / "edges.dot").read_text().count(" -> ") == 4
+    assert (tmp_path / "edges" / "edges.csv").read_text().startswith("writer,reader,")
+    assert main(["attribute", "--verify", "0"]) == 2
+    assert "--verify must be at least 1" in capsys.readouterr().err
+
+
 def test_directions_tasks_and_roles(tmp_path, capsys):
     options = ["--task", "agreement", "--direction", "noising", "--metric", "log_prob", "--raw", "--n", "6"]
     assert main(["sweep", "--over", "layer", "role", "--site", "resid_mid", "--output", str(tmp_path), *options]) == 0
