@@ -21,7 +21,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from jaxinterp.io.files import CONFIG, ORBAX, TOKENIZER, WEIGHTS, check_format, open_tensors, read_json, read_tokenizer
+from jaxinterp.io.files import (
+    CONFIG,
+    ORBAX,
+    TOKENIZER,
+    WEIGHTS,
+    check_format,
+    check_vocabulary,
+    open_tensors,
+    read_json,
+    read_tokenizer,
+)
 from jaxinterp.io.orbax import check_weight, open_orbax, read_orbax, write_orbax
 from jaxinterp.io.weights import Part, StoredWeight, byte_bar, load_weights, resolve_dtype
 from jaxinterp.model.config import TransformerConfig, suggest
@@ -82,12 +92,21 @@ def save(
       (True, True, None)
     """
     folder = Path(folder)
+    if not isinstance(model, Transformer):
+        raise TypeError(f"model must be a ji.Transformer, got {type(model).__name__}")
     check_params(model.config, params)
+    if tokenizer is not None:
+        if not isinstance(tokenizer, Tokenizer):
+            raise TypeError(f"tokenizer must be a tokenizers.Tokenizer, got {type(tokenizer).__name__}")
+        check_vocabulary(tokenizer, model.config.d_vocab, "the tokenizer")
     if format is None:
         format = "orbax" if any(map(_is_divided, params.values())) else "safetensors"
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; {suggest(format, FORMATS)}")
     kept = None if stored_as is None else resolve_dtype(stored_as)
+    widest = max(np.dtype(weight.dtype).itemsize for weight in params.values())
+    if kept is not None and kept.itemsize > widest:
+        raise ValueError(f"stored_as={kept.name!r} is wider than the weights are: leave it out")
     weights = {name: _narrowed(name, params[name], kept) for name in sorted(params)}
     config = {"format": FORMAT, "version": VERSION, "config": dataclasses.asdict(model.config)}
     if kept is not None:

@@ -159,9 +159,14 @@ def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the only type that tokenizers raises
         raise ValueError(f"{path} is not a tokenizer: {error}") from error
+    check_vocabulary(tokenizer, d_vocab, str(path))
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, d_vocab: int, name: str) -> None:
+    """Raises a ValueError if a tokenizer has tokens that a model lacks, but for special ones that were added apart."""
     apart = {number for number, added in tokenizer.get_added_tokens_decoder().items() if added.special}
     ids = {token: number for token, number in tokenizer.get_vocab().items() if number not in apart}
     token, last = max(ids.items(), key=lambda item: item[1], default=("", -1))
     if last >= d_vocab:
-        raise ValueError(f"{path} has token {token!r} at id {last}, but the model's vocabulary is {d_vocab}")
-    return tokenizer
+        raise ValueError(f"{name} has token {token!r} at id {last}, but the model's vocabulary is {d_vocab}")

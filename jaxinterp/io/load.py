@@ -63,6 +63,8 @@ def load(
       >>> params["W_E"].dtype
       dtype(bfloat16)
     """
+    if name_or_path == "":
+        raise ValueError("name_or_path is the empty string; the current folder is called '.'")
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"name_or_path must be a string or a path, got {type(name_or_path).__name__}")
     check_sharding(mesh, sharding)

@@ -23,7 +23,7 @@ def layer_data(config: TransformerConfig) -> dict[str, np.ndarray]:
     """
     data: dict[str, np.ndarray] = {}
     if any(w is not None for w in config.windows):
-        data["window"] = np.array([NO_WINDOW if w is None else w for w in config.windows], np.int32)
+        data["window"] = np.array([NO_WINDOW if w is None else min(w, NO_WINDOW) for w in config.windows], np.int32)
     if config.positions == "rotary":
         exponents = np.arange(0, config.rotary_dim, 2) / config.rotary_dim
         layers = zip(config.rotary_bases, config.rotary_scalings, strict=True)

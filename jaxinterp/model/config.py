@@ -26,6 +26,11 @@ def suggest(name: str, known: Iterable[Any]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(known)}"
 
 
+def _check_size(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -191,6 +196,8 @@ class TransformerConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        for name in ("n_layers", "d_model", "n_heads", "d_vocab"):
+            _check_size(name, getattr(self, name))
         d_vocab_out = self.d_vocab if self.unembed else self.d_model
         fill = {"n_kv_heads": self.n_heads, "d_mlp": 4 * self.d_model, "d_vocab_out": d_vocab_out}
         if self.d_head is None and self.n_heads and self.d_model % self.n_heads:
@@ -223,9 +230,9 @@ class TransformerConfig:
             if isinstance(field.default, bool) and not isinstance(getattr(self, field.name), bool):
                 raise ValueError(f"{field.name} must be True or False, got {getattr(self, field.name)!r}")
         for name in sizes:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            _check_size(name, getattr(self, name))
+        if self.positions == "rotary":
+            _check_size("rotary_dim", self.rotary_dim)
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:

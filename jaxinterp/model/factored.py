@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp.model.config import TransformerConfig
+from jaxinterp.model.layers import at_least_float32
 from jaxinterp.model.params import Params, check_params
 from jaxinterp.model.transformer import Transformer
 
@@ -24,12 +25,19 @@ class FactoredMatrix:
       >>> circuit.shape, circuit.rank
       ((2, 4, 32, 32), 8)
       >>> full_circuit = params["W_E"] @ circuit @ params["W_E"].T
+      >>> (jnp.ones(32) @ circuit).shape  # of a vector the array itself
+      (2, 4, 32)
       >>> full_circuit.shape[-2:] == (len(params["W_E"]),) * 2
       True
     """
 
     left: jax.Array
     right: jax.Array
+
+    def __post_init__(self) -> None:
+        shapes = jnp.shape(self.left), jnp.shape(self.right)
+        if all(shapes) and (min(map(len, shapes)) < 2 or shapes[0][-1] != shapes[1][-2]):
+            raise ValueError(f"left must be [..., m, rank] and right [..., rank, n], got {shapes[0]} and {shapes[1]}")
 
     __array_ufunc__ = None  # so that `numpy_array @ factored` comes to `__rmatmul__`
 
@@ -62,26 +70,31 @@ class FactoredMatrix:
         whole = (jnp.broadcast_to(part, (*batch, *jnp.shape(part)[-2:])) for part in (self.left, self.right))
         return FactoredMatrix(*(part[index] for part in whole))
 
-    def __matmul__(self, other: Any) -> "FactoredMatrix":
+    def __matmul__(self, other: Any) -> Any:
+        """Times a factored matrix, a matrix (which stays factored), or a vector [n] (the array [..., m])."""
         if isinstance(other, FactoredMatrix):
             middle = self.right @ other.left
             if middle.shape[-2] <= middle.shape[-1]:  # the smaller rank stays
                 return FactoredMatrix(self.left, middle @ other.right)
             return FactoredMatrix(self.left @ middle, other.right)
+        if jnp.ndim(other) == 1:
+            return (self.left @ (self.right @ other)[..., None])[..., 0]
         return FactoredMatrix(self.left, self.right @ other)
 
-    def __rmatmul__(self, other: Any) -> "FactoredMatrix":
-        return FactoredMatrix(other @ self.left, self.right)
+    def __rmatmul__(self, other: Any) -> Any:
+        """A matrix (which stays factored) or a vector [m] (the array [..., n]) times this."""
+        return self.T @ other if jnp.ndim(other) == 1 else FactoredMatrix(other @ self.left, self.right)
 
     def norm(self) -> jax.Array:
-        """The Frobenius norm of each matrix, [...]."""
-        left, right = (jnp.swapaxes(self.left, -1, -2) @ self.left, self.right @ jnp.swapaxes(self.right, -1, -2))
+        """The Frobenius norm of each matrix, [...]; float32 at least, as all that follows."""
+        left, right = at_least_float32(self.left), at_least_float32(self.right)
+        left, right = jnp.swapaxes(left, -1, -2) @ left, right @ jnp.swapaxes(right, -1, -2)
         return jnp.sqrt(jnp.maximum(jnp.sum(left * jnp.swapaxes(right, -1, -2), axis=(-2, -1)), 0))
 
     def svd(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(U [..., m, r], singular values [..., r] from the largest, Vh [..., r, n]); r is at most the rank."""
-        left, inner = jnp.linalg.qr(self.left)
-        right, outer = jnp.linalg.qr(jnp.swapaxes(self.right, -1, -2))
+        left, inner = jnp.linalg.qr(at_least_float32(self.left))
+        right, outer = jnp.linalg.qr(jnp.swapaxes(at_least_float32(self.right), -1, -2))
         U, values, Vh = jnp.linalg.svd(inner @ jnp.swapaxes(outer, -1, -2), full_matrices=False)
         return left @ U, values, Vh @ jnp.swapaxes(right, -1, -2)
 
@@ -93,7 +106,7 @@ class FactoredMatrix:
         """
         if self.shape[-2] != self.shape[-1]:
             raise ValueError(f"only square matrices have eigenvalues, got {self.shape[-2]} by {self.shape[-1]}")
-        return jnp.linalg.eigvals(self.right @ self.left)
+        return jnp.linalg.eigvals(at_least_float32(self.right) @ at_least_float32(self.left))
 
 
 def qk_circuit(model: Transformer, params: Params) -> FactoredMatrix:

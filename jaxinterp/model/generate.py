@@ -16,7 +16,7 @@ from jaxinterp.model.interventions import Interventions
 from jaxinterp.model.params import check_params
 from jaxinterp.model.resume import Edits
 from jaxinterp.model.sampling import check_sampling, next_token
-from jaxinterp.model.transformer import Transformer
+from jaxinterp.model.transformer import Transformer, unwrapped
 from jaxinterp.model.where import Geometry
 
 
@@ -128,6 +128,7 @@ def generate(
 
 def _check_model(model: Any, params: Any, tokens: Any, mask: Any, new: int) -> tuple[jax.Array, Any, int | None]:
     """(tokens, mask, how many tokens there are to choose from, if that is known)."""
+    tokens, mask = unwrapped(tokens, mask)
     if hasattr(model, "check_prompt"):
         tokens, mask = model.check_prompt(tokens, mask)
     elif np.ndim(tokens) != 2 or 0 in np.shape(tokens):

@@ -84,7 +84,7 @@ class Transformer:
 
         Args:
           params: as `init` makes them.
-          tokens: int[batch, pos].
+          tokens: int[batch, pos], or `ji.Prompts`.
           interventions: `{site: one, or a tuple applied in order}`.
           capture: site names, or `{site: where}` to keep only what `where` (from `ji.at`) selects; ranks are
             kept, so what is kept of `z` is [layers, batch, positions, heads, d_head].
@@ -246,6 +246,7 @@ def _resume(
 
 def check_prompt(config: TransformerConfig, tokens: Any, mask: Any) -> tuple[jax.Array, jax.Array | None]:
     """Tokens and mask as arrays; raises for shapes, ids and masks that no prompt can have."""
+    tokens, mask = unwrapped(tokens, mask)
     tokens = tokens if hasattr(tokens, "dtype") else np.asarray(tokens)
     mask = mask if mask is None or hasattr(mask, "dtype") else np.asarray(mask)
     shape = tokens.shape
@@ -277,6 +278,15 @@ def check_prompt(config: TransformerConfig, tokens: Any, mask: Any) -> tuple[jax
         if broken.any():
             raise ValueError(f"row {int(np.argmax(broken))} of mask has padding inside the prompt")
     return _on_device(tokens), _on_device(mask)
+
+
+def unwrapped(tokens: Any, mask: Any) -> tuple[Any, Any]:
+    """Tokens and mask of what holds both, such as `ji.Prompts`; else as they are given."""
+    if not (hasattr(tokens, "tokens") and hasattr(tokens, "mask")):
+        return tokens, mask
+    if mask is not None and tokens.mask is not None:
+        raise ValueError("mask= is given beside prompts that have their own mask")
+    return tokens.tokens, tokens.mask if mask is None else mask
 
 
 def _on_device(array: Any) -> jax.Array:

@@ -23,8 +23,9 @@ def to_tokens(
       tokenizer: a `tokenizers.Tokenizer`, as `ji.load` returns it.
       texts: one text, or several, which are padded to the longest.
       bos: the special token in front. `None` leaves it to the tokenizer's post-processor: as their files are
-        published, Llama's, Mistral's and Gemma's put their BOS there, OPT's "</s>", and GPT-2's, GPT-NeoX's, Qwen's,
-        OLMo 2's and Phi-3's nothing. A token ("<|endoftext|>") puts that one in front and no other; "" puts none.
+        published, Llama's, Mistral's (and Mixtral's) and Gemma's put their BOS there, OPT's "</s>", encoders' "[CLS]"
+        or "<s>" (and what ends a text as well), and GPT-2's, GPT-Neo's, GPT-J's, GPT-NeoX's, Qwen's, OLMo 2's and
+        Phi-3's nothing. A token ("<|endoftext|>") puts that one in front and no other; "" puts none.
       padding_side: "right" or "left". What a real token computes is the same either way.
       pad_id: what stands at padding, where the mask is False; nothing reads it.
 
@@ -46,6 +47,8 @@ def to_tokens(
     several = [texts] if isinstance(texts, str) else texts
     if not isinstance(several, Sequence) or not all(isinstance(text, str) for text in several):
         raise TypeError(f"texts must be a string or a sequence of strings, got {type(texts).__name__}")
+    if isinstance(pad_id, bool) or not isinstance(pad_id, (int, np.integer)) or pad_id < 0:
+        raise TypeError(f"pad_id must be a token id, got {pad_id!r}")
     encodings = tokenizer.encode_batch(list(several), add_special_tokens=bos is None)
     front: dict[int, str] = {}
     if bos:
@@ -126,7 +129,7 @@ def to_single_token(tokenizer: Tokenizer, text: str) -> int:
     if len(encoding.ids) != 1 or encoding.ids[0] in unknown_ids(tokenizer):
         other = text[1:] if text.startswith(" ") else f" {text}"
         found = tokenizer.encode(other, add_special_tokens=False)
-        one = len(found.ids) == 1 and found.ids[0] not in unknown_ids(tokenizer)
+        one = bool(text) and len(found.ids) == 1 and found.ids[0] not in unknown_ids(tokenizer)
         raise ValueError(
             f"{text!r} is not one token: it splits into {encoding.tokens}" + (f"; {other!r} is one" if one else "")
         )

@@ -198,6 +198,9 @@ def test_any_model_takes_the_plain_way(small):
     }
     fast = generated(model, params, tokens, edits, masks("right"))
     plain = generated(Plain(model), params, tokens, edits, masks("right"))
+    prompts = ji.Prompts(tokens, masks("right"))
+    again = ji.generate(model, params, prompts, edits, max_new_tokens=fast.tokens.shape[1])
+    np.testing.assert_array_equal(again.tokens, fast.tokens)
     np.testing.assert_array_equal(fast.tokens, plain.tokens)
     np.testing.assert_allclose(fast.logits, plain.logits, atol=1e-4 * float(jnp.abs(plain.logits).max()))
 

@@ -155,6 +155,13 @@ def test_circuits_are_the_products_of_each_heads_weights():
     U, values, Vh = ov.svd()
     np.testing.assert_allclose((U * values[..., None, :]) @ Vh, whole, atol=1e-4)
     np.testing.assert_allclose(values, np.linalg.svd(whole)[1][..., : ov.rank], atol=1e-4)
+    vector = rng.normal(size=16)
+    np.testing.assert_allclose(ov @ vector, whole @ vector, atol=1e-4)
+    np.testing.assert_allclose(vector @ ov, vector @ whole, atol=1e-4)
+    assert (vector @ qk[0, 1] @ vector).shape == ()
+    halves = jax.tree.map(lambda part: part.astype("bfloat16"), ov)
+    assert halves.norm().dtype == halves.svd()[1].dtype == jnp.float32
+    np.testing.assert_allclose(halves.svd()[1], values, rtol=0.05)
     found = np.sort(abs(np.asarray(ov.eigenvalues())))
     np.testing.assert_allclose(found, np.sort(abs(np.linalg.eigvals(whole)))[..., -ov.rank :], atol=1e-3)
 
@@ -175,5 +182,7 @@ def test_errors_say_what_is_wrong():
         ji.qk_circuit(model, {name: weight for name, weight in params.items() if name != "W_Q"})
     with pytest.raises(IndexError, match="take entries of `product`"):
         ji.ov_circuit(model, params)[0, 1, 2]
+    with pytest.raises(ValueError, match="left must be .* got \\(3, 2\\) and \\(3, 4\\)"):
+        ji.FactoredMatrix(np.ones((3, 2)), np.ones((3, 4)))
     with pytest.raises(ValueError, match="only square matrices have eigenvalues, got 11 by 16"):
         (params["W_E"] @ ji.ov_circuit(model, params)).eigenvalues()

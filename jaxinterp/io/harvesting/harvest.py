@@ -103,6 +103,8 @@ def harvest(
     request = checked(model, params, dataset, mask, sites, interventions, metric, flatten, dtype)
     layouts, bytes_of_prompt = layouts_of(request)
     identity, folder = identify(request, options.n_devices), Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder")
     index = _begun(folder, identity)
     if index is not None and index.complete:
         return open_harvest(folder)

@@ -1,6 +1,16 @@
 """GPT-2: learned positions, LayerNorm before each sublayer, one fused projection for queries, keys and values."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaxinterp.io.huggingface.table import REQUIRED, Family, Field, activation, only
+
+
+def _scale(scaled: Any, theirs: Mapping[str, Any]) -> float | None:
+    """What scores are multiplied by; None is the usual root."""
+    only(True, False)(scaled, theirs)
+    return None if scaled else 1.0
+
 
 # fmt: off
 GPT2 = Family(
@@ -20,9 +30,9 @@ GPT2 = Family(
         Field("attn_pdrop",                      0.1,         "attn_dropout"),
         Field("resid_pdrop",                     0.1,         "resid_dropout"),
         Field("tie_word_embeddings",             True,        "tie_embeddings"),
-        Field("scale_attn_weights",              True,        "attn_scale", lambda on, _: None if on else 1.0),
+        Field("scale_attn_weights",              True,        "attn_scale", _scale),
         Field("scale_attn_by_inverse_layer_idx", False,       None, only(False)),
-        Field("reorder_and_upcast_attn",         False,       None, only(False)),
+        Field("reorder_and_upcast_attn",         False,       None, only(False, True)),  # the same product
     ),
     # n_ctx is an old name for n_positions; summary_* belong to classification heads.
     harmless=(

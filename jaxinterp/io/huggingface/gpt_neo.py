@@ -18,6 +18,8 @@ def _windows(attention_types: Any, theirs: Mapping[str, Any]) -> tuple[int | Non
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}; {suggest(kind, KINDS)}")
+    if "local" in kinds and theirs["window_size"] is None:
+        raise ValueError("'local' needs a window, but window_size = None")
     if theirs["attention_layers"] is not None:
         only(theirs["attention_layers"])(kinds, theirs)
     return tuple(theirs["window_size"] if kind == "local" else None for kind in kinds)

@@ -95,6 +95,8 @@ def read_scaling(
     Raises:
       ValueError: a type that is not supported, an entry that is missing or unknown.
     """
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise ValueError("expected a dict, or null")
     parameters = parameters or {}
     kind = parameters.get("rope_type", parameters.get("type")) or "default"
     if kind not in kinds:

@@ -119,7 +119,7 @@ def only(*supported: Any) -> Callable[[Any, Mapping[str, Any]], None]:
     """A converter that refuses every value but these."""
 
     def check(value: Any, theirs: Mapping[str, Any]) -> None:
-        if value not in supported:
+        if not any(value is one or (value == one and type(value) is type(one)) for one in supported):
             raise ValueError(f"not supported; expected {' or '.join(map(repr, supported))}")
 
     return check
@@ -179,6 +179,9 @@ def convert_config(family: Family, theirs: Mapping[str, Any]) -> TransformerConf
     values = {name: theirs.get(name, default) for name, default in known.items()}
     if missing := [name for name, value in values.items() if value is REQUIRED]:
         raise ValueError(f"missing field {missing[0]!r}")
+    for row in rows:
+        if row.default is REQUIRED and (type(values[row.theirs]) is not int or values[row.theirs] < 1):
+            raise ValueError(f"{row.theirs} must be a positive integer, got {values[row.theirs]!r}")
     ours: dict[str, Any] = dict(family.constants)
     for row in rows:
         value = values[row.theirs]
