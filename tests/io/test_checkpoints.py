@@ -281,7 +281,7 @@ def test_save_refuses_other_formats_and_what_is_too_large_for_them(tmp_path):
         save(tmp_path / "model", model, params, stored_as="float64")
     with pytest.raises(ValueError, match="the tokenizer has token 'zoo' at id 563, but the model's vocabulary is 5"):
         save(tmp_path / "model", model, params, load("english")[2])
-    with pytest.raises(TypeError, match="model must be a ji.Transformer, got dict"):
+    with pytest.raises(TypeError, match=r"model must be a ji\.Transformer, got dict"):
         save(tmp_path / "model", params, model)
     params["W_E"][0, 0] = 1e6
     with pytest.raises(ValueError, match="'W_E', stored as float16, holds 1 values that are NaN or infinite"):

@@ -94,7 +94,7 @@ def check_generation(config, side):
 
 
 #: As long as what is read of prompt and new tokens, and not one position longer.
-causal = configs(causal=True, d_vocab_out=11, n_ctx=READ)
+causal = configs(causal=True, unembed=True, d_vocab_out=11, n_ctx=READ)
 
 
 @budget(3)

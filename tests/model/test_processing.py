@@ -182,7 +182,7 @@ def test_errors_say_what_is_wrong():
         ji.qk_circuit(model, {name: weight for name, weight in params.items() if name != "W_Q"})
     with pytest.raises(IndexError, match="take entries of `product`"):
         ji.ov_circuit(model, params)[0, 1, 2]
-    with pytest.raises(ValueError, match="left must be .* got \\(3, 2\\) and \\(3, 4\\)"):
+    with pytest.raises(ValueError, match=r"left must be .* got \(3, 2\) and \(3, 4\)"):
         ji.FactoredMatrix(np.ones((3, 2)), np.ones((3, 4)))
     with pytest.raises(ValueError, match="only square matrices have eigenvalues, got 11 by 16"):
         (params["W_E"] @ ji.ov_circuit(model, params)).eigenvalues()
