@@ -58,14 +58,14 @@ def check_grad_drop(config):
         np.testing.assert_allclose(scores[site], expected[site], rtol=0, atol=1e-9 * scale)
 
 
-@budget(3)
+@budget(2)
 @given(configs(**SMOOTH), st.sampled_from([None, "left"]), st.integers(0, 99))
 def test_patched_queries_and_keys_are_those_of_an_explicit_softmax(config, side, node):
     with jax.enable_x64(True):
         check_fix(config, side, node)
 
 
-@budget(2)
+@budget(1)
 @given(configs(**SMOOTH).filter(lambda config: config.n_layers > 1))
 def test_grad_drop_leaves_out_one_layer_at_a_time(config):
     with jax.enable_x64(True):

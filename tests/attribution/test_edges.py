@@ -104,7 +104,7 @@ def check_edges(config, side, method, by_position):
 ARGUMENTS = configs(**ADDITIVE), st.sampled_from([None, "left"]), st.sampled_from(["eap", "eap_ig", "both ends"])
 
 
-@budget(4)
+@budget(2)
 @given(*ARGUMENTS, st.booleans())
 def test_scores_are_those_of_private_copies(config, side, method, by_position):
     with jax.enable_x64(True):

@@ -77,7 +77,7 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-@budget(4)
+@budget(2)
 @given(**ARGUMENTS)
 def test_gradients_are_slopes_of_the_plain_forward(**drawn):
     with jax.enable_x64(True):
