@@ -29,7 +29,7 @@ from jaxinterp.training import TrainingRecord, adamw, mimetic_init, train
 COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 
 #: How many made the weights that are here. A cycle is about an hour on two idle cores.
-CYCLES = 1
+CYCLES = 2
 
 #: The amplitude of the positions that training begins with, in spreads of a word's dimensions.
 POSITION_SCALE = 2.0
