@@ -12,9 +12,21 @@ import pytest
 import jaxinterp as ji
 
 
+#: The files that take longest.
+LONG = (
+    "test_devices",
+    "test_structure",
+    "test_batches",
+    "test_paths",
+    "test_endurance",
+    "test_engine",
+    "test_identities",
+)
+
+
 def pytest_collection_modifyitems(items):
-    """The files with the longest tests first, so that no process is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in ("test_devices.py", "test_structure.py"))
+    """The longest files first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -91,7 +91,7 @@ class EdgeScores:
         """The edges as a graph of components, with `score` and `reader` on each; the `n` largest, or all.
 
         Raises:
-          ImportError: networkx is not installed.
+          ImportError: networkx is not installed (`pip install 'jaxinterp[graph]'`).
         """
         import networkx  # an extra: nothing else needs it
 
