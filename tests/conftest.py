@@ -11,7 +11,6 @@ import pytest
 
 import jaxinterp as ji
 
-
 #: The files that take longest.
 LONG = (
     "test_devices",

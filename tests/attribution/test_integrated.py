@@ -41,8 +41,15 @@ def test_a_layers_entries_add_up_to_the_effect_of_patching_all_of_it(exact):
     np.testing.assert_allclose(whole, found.sum(), atol=1e-12)
 
 
-@pytest.mark.parametrize(("rule", "order"), [("left", 1), ("right", 1), ("midpoint", 2)])
-@pytest.mark.parametrize("path", ["activations", "inputs"])
+@pytest.mark.parametrize(
+    ("rule", "order", "path"),
+    [
+        ("right", 1, "activations"),
+        ("midpoint", 2, "inputs"),
+        pytest.param("left", 1, "inputs", marks=pytest.mark.slow),
+        pytest.param("midpoint", 2, "activations", marks=pytest.mark.slow),
+    ],
+)
 def test_the_error_falls_at_the_order_of_the_rule(exact, rule, order, path):
     model, params, base, source = exact
     site = "mlp_out" if path == "activations" else "embed"

@@ -92,11 +92,17 @@ NAMES = (
 )  # fmt: skip
 
 
-LEFT = "heads by position", "each prompt", "sets", "standing edits", "tracing"
+LEFT = "each prompt", "sets", "standing edits", "tracing"
 
 
 @pytest.mark.parametrize(
-    ("side", "name"), [*(("right", n) for n in NAMES), *(("left", n) for n in LEFT), (None, "heads by position")]
+    ("side", "name"),
+    [
+        *(("right", name) for name in NAMES),
+        ("left", "heads by position"),
+        *(pytest.param("left", name, marks=pytest.mark.slow) for name in LEFT),
+        pytest.param(None, "heads by position", marks=pytest.mark.slow),
+    ],
 )
 def test_batches_change_nothing(small, name, side, monkeypatch):
     ask = asks(small, side)[name]
