@@ -16,6 +16,13 @@ pytestmark = pytest.mark.parity
 SCRIPT = Path(__file__).parents[1] / "goldens" / "make_goldens.py"
 
 
+@pytest.fixture(autouse=True)
+def _forget_programs_of_each():
+    """Each configuration compiles its own, and more than a process may map of them would come together."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def goldens():
     """The script that made the goldens, as a module."""
