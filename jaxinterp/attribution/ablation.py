@@ -66,9 +66,7 @@ def attribution_ablation(
       >>> effects.dims
       ('layer',)
     """
-    if (site is None) == (sites is None):
-        raise ValueError("which activations? give sites=('z', 'mlp_out', ...), or site= for a single one")
-    names = check_sites(model, (site,) if site is not None else sites)
+    names = check_sites(model, sites, site)
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; {suggest(str(kind), KINDS)}")
     if kind == "zero" and reference is not None:

@@ -70,10 +70,9 @@ def with_fixes(
         found, base_metric = estimates(None)
         return Estimates(found, base_metric, source_metric, {})
     n_layers = check_droppable(model)
-    base_metric, _ = observed(model, params, base, edits, metric, ())
-    each, _ = jax.vmap(estimates)(1.0 - jnp.eye(n_layers))
+    each, base_metrics = jax.vmap(estimates)(1.0 - jnp.eye(n_layers))  # leaving layers out changes gradients alone
     scores = {name: jnp.abs(several).sum(0) / (n_layers - 1) for name, several in each.items()}
-    return Estimates(scores, base_metric, source_metric, {})
+    return Estimates(scores, base_metrics[0], source_metric, {})
 
 
 def check_droppable(model: Any) -> int:

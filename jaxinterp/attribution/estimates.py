@@ -46,8 +46,11 @@ class Estimates(NamedTuple):
     errors: dict[str, jax.Array]
 
 
-def check_sites(model: Any, sites: Any) -> tuple[str, ...]:
-    """Names of sites, checked."""
+def check_sites(model: Any, sites: Any, site: str | None = None) -> tuple[str, ...]:
+    """Names of sites, checked: `sites`, or a single one."""
+    if (site is None) == (sites is None):
+        raise ValueError("which activations? give sites=('z', 'mlp_out', ...), or site= for a single one")
+    sites = sites if site is None else (site,)
     if isinstance(sites, str):
         raise TypeError(f"sites must be a tuple of site names, got the string {sites!r}; write sites=({sites!r},)")
     names = tuple(sites)

@@ -36,19 +36,19 @@ def in_forward_mode(
         return observed(model, params, base, joined(edits, toward(values, amounts)), metric, (), remat)[0]
 
     base_metric, along = jax.linearize(each, zeros)
-    effects = {}
-    for name, zero in zeros.items():
+
+    def of_site(name: str) -> jax.Array:
         batch = model.sites[name].axes.index("batch")
-        entries = jnp.moveaxis(zero, batch, -1)  # [..., batch]: prompts do not mix, and go along together
-        n_prompts, shape = entries.shape[-1], entries.shape[:-1]
+        *shape, n_prompts = jnp.moveaxis(zeros[name], batch, -1).shape  # prompts do not mix, and go along together
+        n_entries = zeros[name].size // n_prompts
 
-        def of_entry(
-            number: jax.Array, name: str = name, shape: Any = shape, n: int = n_prompts, dim: int = batch
-        ) -> Any:
-            here = jnp.arange(jnp.size(jnp.zeros(shape))).reshape(shape) == number
-            tangent = jnp.moveaxis(jnp.broadcast_to(here[..., None], (*shape, n)), -1, dim).astype(zeros[name].dtype)
-            return along({other: tangent if other == name else jnp.zeros_like(zeros[other]) for other in zeros})
+        def of_entry(number: jax.Array) -> jax.Array:
+            here = (jnp.arange(n_entries) == number).reshape(*shape, 1)
+            tangent = jnp.moveaxis(jnp.broadcast_to(here, (*shape, n_prompts)), -1, batch)
+            nothing_else = {other: jnp.zeros_like(zero) for other, zero in zeros.items()}
+            return along(nothing_else | {name: tangent.astype(zeros[name].dtype)})
 
-        found = jax.lax.map(of_entry, jnp.arange(entries.size // n_prompts))
-        effects[name] = jnp.moveaxis(found.reshape(*shape, n_prompts), -1, batch).astype(zero.dtype)
-    return Estimates(effects, base_metric, source_metric, {})
+        found = jax.lax.map(of_entry, jnp.arange(n_entries)).reshape(*shape, n_prompts)
+        return jnp.moveaxis(found, -1, batch)
+
+    return Estimates({name: of_site(name) for name in zeros}, base_metric, source_metric, {})

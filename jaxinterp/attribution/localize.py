@@ -20,7 +20,7 @@ from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Interventions
 from jaxinterp.model.sampling import check_key
 from jaxinterp.patching.activation import activation_patching, check_pair
-from jaxinterp.patching.cells import Over
+from jaxinterp.patching.cells import Cells, Over
 from jaxinterp.tasks.prompts import as_prompts
 
 
@@ -108,9 +108,7 @@ def localize(
       >>> result.found(3).sizes["node"], result.missed(0.1) >= 0
       (3, True)
     """
-    if (site is None) == (sites is None):
-        raise ValueError("which activations? give sites=('z', 'mlp_out', ...), or site= for a single one")
-    names = check_sites(model, (site,) if site is not None else sites)
+    names = check_sites(model, sites, site)
     check_key(key)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
@@ -149,9 +147,9 @@ def localize(
     sampled = np.isin(np.arange(n), drawn)
 
     axes = dict.fromkeys(axis.name for name in names for axis in grids[name].axes)
-    coords: dict[str, Any] = {"site": ("node", [names[i] for i in of_site[order]])}
+    coords: dict[str, Any] = {"site": ("node", np.array(names)[of_site[order]])}
     for axis in axes:
-        coords[axis] = ("node", [_label(grids[names[of_site[i]]], axis, int(number[i])) for i in order])
+        coords[axis] = ("node", np.concatenate([_labels(grids[name], axis) for name in names])[order])
     nodes = xr.Dataset(
         {"estimate": ("node", flat[order]), "effect": ("node", effects), "sampled": ("node", sampled)},
         coords=coords, attrs=estimates[names[0]].attrs | {"site": "+".join(names), "method": f"localize ({method})"},
@@ -159,8 +157,9 @@ def localize(
     return Localization(nodes, verify, confidence)
 
 
-def _label(cells: Any, axis: str, number: int) -> Any:
-    """What stands on an axis at a cell: -1, or "" for roles, where its site has no such axis."""
-    places = dict(zip((one.name for one in cells.axes), np.unravel_index(number, cells.shape), strict=True))
-    labels = {one.name: one.labels for one in cells.axes}
-    return labels[axis][places[axis]] if axis in labels else "" if axis == "role" else -1
+def _labels(cells: Cells, name: str) -> np.ndarray:
+    """What stands on an axis at each cell: -1, or "" for roles, where its site has no such axis."""
+    for dim, axis in enumerate(cells.axes):
+        if axis.name == name:
+            return np.array(axis.labels)[np.unravel_index(np.arange(len(cells)), cells.shape)[dim]]
+    return np.full(len(cells), "" if name == "role" else -1)

@@ -100,9 +100,7 @@ def attribution_patching(
       >>> effects["z"].dims, effects["mlp_out"].dims
       (('layer', 'pos', 'head'), ('layer', 'pos'))
     """
-    if (site is None) == (sites is None):
-        raise ValueError("which activations? give sites=('z', 'mlp_out', ...), or site= for a single one")
-    names = check_sites(model, (site,) if site is not None else sites)
+    names = check_sites(model, sites, site)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; {suggest(method, METHODS)}")
     if method != "ig" and (steps is not None or rule != "midpoint" or path != "activations"):

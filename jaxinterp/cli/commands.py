@@ -107,11 +107,9 @@ def attribute(options: argparse.Namespace) -> None:
 
 def edges(options: argparse.Namespace) -> None:
     """`jaxinterp edges`."""
-    options.site, options.over, options.raw = "z", ("layer",), True
-    question = _question(options)
-    asked = {name: question.asked[name] for name in ("metric", "max_bytes")}
+    question = _question(options, nodes=False)
     how: dict[str, Any] = {"method": options.method} | ({} if options.steps is None else {"steps": options.steps})
-    found = edge_attribution(*question.runs, **(asked | how))
+    found = edge_attribution(*question.runs, **(question.asked | how))
     folder = Path(options.output)
     top = found.top(min(options.top, int(found.scores.notnull().sum())))
     table, drawing = folder / "edges.csv", folder / "edges.dot"
@@ -142,7 +140,7 @@ class Question:
     prompts: TokenPairs
 
 
-def _question(options: argparse.Namespace) -> Question:
+def _question(options: argparse.Namespace, *, nodes: bool = True) -> Question:
     if options.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if options.top < 1:
@@ -150,14 +148,13 @@ def _question(options: argparse.Namespace) -> Question:
     model, params, tokenizer = load(options.model, dtype=options.dtype)
     if tokenizer is None:
         raise ValueError(f"{options.model} has no tokenizer.json, so text cannot be turned into tokens")
-    over = tuple(options.over or _default_over(check_site(model.sites, options.site)))
+    over = tuple(options.over or _default_over(check_site(model.sites, options.site))) if nodes else ()
     prompts = _prompts(options, tokenizer, aligned="role" not in over)
     base, source = prompts.corrupted, prompts.clean
     if options.direction == "noising":
         base, source = source, base
-    asked = {
-        "site": options.site, "over": over, "metric": _metric(options.metric, prompts), "max_bytes": options.max_bytes,
-    }  # fmt: skip
+    asked = {"metric": _metric(options.metric, prompts), "max_bytes": options.max_bytes}
+    asked |= {"site": options.site, "over": over} if nodes else {}
     return Question((model, params, base, source), asked, prompts)
 
 
