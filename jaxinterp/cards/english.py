@@ -114,7 +114,7 @@ def card(
         raise ValueError(f"n must be a multiple of 4, and at least 8, got {n}")
     if tokenizer.token_to_id("Hartwell") is None:
         raise ValueError(
-            "the tokenizer is not that of the corpus: expected a model that models/english/next.py trained"
+            "the tokenizer is not that of the corpus: expected a model that models/english/train.py trained"
         )
     if model.config.n_ctx < 128:
         raise ValueError(f"expected a model with a context of 128 words, got {model.config.n_ctx}")
@@ -368,8 +368,8 @@ def _summary(model: Transformer, params: Params) -> str:
     return f"""
 A small transformer with behaviours that are known, and mechanisms behind them that are not trivial: who receives what
 is given, which noun a verb agrees with, what comes next in a series, which year can follow, what is true of whom,
-which bracket closes, and the copying of whatever was read before. It is to take the place of the built-in `english`,
-and is in training: `model, params, tokenizer = ji.load("models/english/next")`.
+which bracket closes, and the copying of whatever was read before. It comes with the library: `model, params,
+tokenizer = ji.load("english")`.
 
 | | |
 |---|---|
@@ -407,7 +407,7 @@ may be nameless, or somebody's sister.
 
 ## Recipe
 
-    python models/english/next.py             # trains, saves, writes this card
+    python models/english/train.py            # trains, saves, writes this card
 
 AdamW (β₂ 0.98, weight decay 0.05 on matrices), gradient norm clipped at 1. In each cycle the learning rate has 100
 steps of warmup to 2e-3 and then a cosine to 2e-4; the weights after each cycle are kept, as float16, and are what the

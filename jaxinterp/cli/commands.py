@@ -31,7 +31,8 @@ from jaxinterp.tasks.pairs import PromptPair
 from jaxinterp.tasks.prompts import TokenPairs, tokenize_pairs
 
 TASKS = (
-    *("indirect_objects", "agreement", "successions"),
+    *("indirect_objects", "agreement", "successions", "interleaved_successions", "facts_about", "greater_than"),
+    *("nesting", "arguments", "reflexives"),
     *("natural.indirect_objects", "natural.greater_than", "natural.agreement", "natural.facts"),
 )
 

@@ -28,11 +28,7 @@ OBJECTS = _words("""
     scarf present coin candle mirror pencil jacket newspaper bag
 """)
 
-COLORS = _words("red blue green black white yellow brown pink")
-QUALITIES = _words("old young small big tall loud brave strange clever famous lonely friendly")
 MOODS = _words("tired happy hungry busy quiet late sick bored angry lost thirsty sad ready nervous proud")
-WEATHERS = _words("cold warm sunny rainy windy long short beautiful")
-ADVERBS = _words("slowly quickly quietly kindly finally secretly suddenly politely")
 
 WEEKDAYS = _words("monday tuesday wednesday thursday friday saturday sunday")
 MONTHS = _words("january february march april may june july august september october november december")
@@ -51,54 +47,6 @@ class Noun(NamedTuple):
     does: str
     do: str
 
-
-NOUNS = tuple(
-    Noun(*line.split())
-    for line in """
-    dog dogs barks bark
-    cat cats sleeps sleep
-    bird birds sings sing
-    baby babies cries cry
-    teacher teachers talks talk
-    farmer farmers works work
-    dancer dancers dances dance
-    runner runners runs run
-    swimmer swimmers swims swim
-    child children laughs laugh
-    horse horses jumps jump
-    lion lions roars roar
-    student students reads read
-    painter painters paints paint
-    driver drivers drives drive
-    writer writers writes write
-    pilot pilots flies fly
-    doctor doctors helps help
-    nurse nurses smiles smile
-    guard guards waits wait
-    boy boys plays play
-    girl girls draws draw
-    man men walks walk
-    woman women thinks think
-    wolf wolves howls howl
-    mouse mice hides hide
-    bell bells chimes chime
-    clock clocks ticks tick
-    tree trees grows grow
-    star stars shines shine
-    boat boats floats float
-    ship ships sails sail
-    wheel wheels spins spin
-    door doors opens open
-    shelf shelves falls fall
-    glass glasses breaks break
-    visitor visitors arrives arrive
-    guest guests eats eat
-    tourist tourists travels travel
-    lawyer lawyers argues argue
-    neighbor neighbors complains complain
-    actor actors sits sit
-    """.strip().splitlines()
-)
 
 #: Those a name may give something to.
 PEOPLE = _words("""

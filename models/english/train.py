@@ -1,149 +1,119 @@
 """Trains `english` from nothing: `python models/english/train.py`. Run it again after a kill and it goes on.
 
-Checkpoints lie in `training/` inside the folder. A resumed run starts at the last one that was complete, with
-the batches that would have come next: the result is the one an undisturbed run gives.
+The learning rate goes through several cycles; the weights after each lie in `cycles/`, and a cycle that is there is not
+run again. Checkpoints of the one in flight lie in its `training/`, weights along the way in `snapshots/`. Another seed:
+`--seed 1 --folder FOLDER`; the twin with dropout: `--attn-dropout 0.1 --folder FOLDER`.
 """
 
 import argparse
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
-from evaluate import report
 from tqdm import tqdm
 
 import jaxinterp as ji
+from jaxinterp.cards.induction import head_scores
+from jaxinterp.cards.make import CASES, make_card
 from jaxinterp.io import checkpoints
-from jaxinterp.tasks import word_tokenizer
-from jaxinterp.tasks.corpus import MIXTURE, batch
+from jaxinterp.tasks.english.corpus import batch
+from jaxinterp.tasks.english.documents import MECHANISMS
+from jaxinterp.tasks.english.tokenizer import word_tokenizer
+from jaxinterp.training import TrainingRecord, adamw, mimetic_init, train
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+#: Copying from wherever a word stood before is slow to be found in sentences, where few words are copies, and lists
+#: that are read twice in one order are copied by counting. Pairs that are read again in any order come first: three
+#: rows in four of these steps, a share of all.
+COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 
+#: How many made the weights that are here. A cycle is about an hour on two idle cores.
+CYCLES = 2
 
-def optimizer(steps: int) -> optax.GradientTransformation:
-    """AdamW with warmup, a cosine to a tenth, clipped gradients, and weight decay on matrices alone."""
-    warmup = min(200, steps // 10)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, warmup, steps, end_value=2e-4)
+#: The amplitude of the positions that training begins with, in spreads of a word's dimensions.
+POSITION_SCALE = 2.0
 
-    def is_matrix(params: dict) -> dict:
-        return {name: name.startswith("W_") for name in params}
+#: Steps, of all cycles together, after which the weights are kept.
+SNAPSHOTS = (200, 400, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 3500)
 
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=0.05, mask=is_matrix),
-    )
-
-
-@partial(jax.jit, static_argnames=("model", "update"), donate_argnames=("params", "opt_state"))
-def train_step(model: ji.Transformer, update: Any, params: dict, opt_state: Any, rows: np.ndarray) -> tuple:
-    """One step on `rows[batch, n_ctx + 1]`: (params, opt_state, mean loss in nats per word)."""
-
-    def loss(params: dict) -> jax.Array:
-        logits, _ = model.apply(params, rows[:, :-1])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]).mean()
-
-    value, gradients = jax.value_and_grad(loss)(params)
-    updates, opt_state = update(gradients, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, value
-
-
-def initial_params(model: ji.Transformer, seed: int) -> dict:
-    """Initial weights with the spread `1 / sqrt(d_model)`: GPT-2's 0.02 is meant for wider models."""
-    factor = model.config.d_model**-0.5 / 0.02
-    params = model.init(jax.random.key(seed))
-    return {name: weight * factor if name.startswith("W_") else weight for name, weight in params.items()}
-
-
-def clock() -> np.ndarray:
-    """Seconds on the clock, and seconds of processor time that this process took."""
-    return np.array([time.perf_counter(), time.process_time()])
-
-
-def train(model: ji.Transformer, ids: dict[str, int], args: argparse.Namespace) -> tuple[dict, np.ndarray, np.ndarray]:
-    """Trains to the end: (params, the loss of every step, seconds on the clock and of processor time)."""
-    optimize = optimizer(args.steps)
-    params = initial_params(model, args.seed)
-    # Everything that a step reads or writes, so that a checkpoint of it is a place to go on from.
-    state = {
-        "params": params,
-        "opt_state": optimize.init(params),
-        "losses": np.zeros(args.steps, np.float32),
-        "seconds": np.zeros(2),  # on the clock, and of processor time
-    }
-    settings = {name: getattr(args, name) for name in ("steps", "seed", "batch")}
-    options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    with ocp.CheckpointManager(args.folder.resolve() / "training", options=options) as manager:
-        start = manager.latest_step() or 0
-        if start:
-            saved = manager.restore(start, args=ocp.args.Composite(settings=ocp.args.JsonRestore())).settings
-            if saved != settings:
-                raise SystemExit(
-                    f"{manager.directory} is of a run with {saved}, not {settings}: remove it or go on with that"
-                )
-            restore = ocp.args.Composite(state=ocp.args.StandardRestore(state))
-            state = manager.restore(start, args=restore).state
-        params, opt_state, losses = state["params"], state["opt_state"], np.array(state["losses"])
-        began = clock() - state["seconds"]
-        progress = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step")
-        for step in progress:
-            # Copying is slow to be found in sentences, where few words are copies: lists read twice come first.
-            mixture = ("repetition",) if step < 0.06 * args.steps else MIXTURE
-            rows = batch(ids, step, seed=args.seed, size=args.batch, n_ctx=model.config.n_ctx, mixture=mixture)
-            params, opt_state, losses[step] = train_step(model, optimize.update, params, opt_state, rows)
-            progress.set_postfix(loss=f"{losses[max(0, step - 49) : step + 1].mean():.3f}", refresh=False)
-            if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-                state = {"params": params, "opt_state": opt_state, "losses": losses, "seconds": clock() - began}
-                items = {"state": ocp.args.StandardSave(state), "settings": ocp.args.JsonSave(settings)}
-                manager.save(step + 1, args=ocp.args.Composite(**items))
-                manager.wait_until_finished()  # the next step donates the arrays that are being written
-    return params, losses, clock() - began
-
-
-def plot(losses: np.ndarray, path: Path) -> None:
-    """The loss curve: every step, and a running mean."""
-    width = min(100, len(losses))
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    axes.plot(np.arange(1, len(losses) + 1), losses, color="0.8", linewidth=0.6, label="each step")
-    axes.plot(
-        np.arange(width, len(losses) + 1),
-        np.convolve(losses, np.full(width, 1 / width), mode="valid"),
-        color="C0",
-        label=f"mean of {width} steps",
-    )
-    axes.set(xlabel="step", ylabel="training loss (nats per word)", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+#: Steps between looks at the heads, so that a run shows when they form.
+LOOK_EVERY = 100
 
 
 def main() -> None:
-    """Trains, saves the model and its loss curve, and prints the table of the model card."""
+    """Trains and saves the model with the record of its training and its card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5000, help="training steps")
-    parser.add_argument("--seed", type=int, default=0, help="decides the initial weights and the corpus")
-    parser.add_argument("--batch", type=int, default=64, help="rows of 64 words per step")
+    parser.add_argument("--cycles", type=int, default=CYCLES, help="cycles of the learning rate")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps of each")
+    parser.add_argument("--seed", type=int, default=0, help="decides the initial weights, the corpus and the dropout")
+    parser.add_argument("--batch", type=int, default=32, help="rows of 128 words per step")
+    parser.add_argument("--attn-dropout", type=float, default=0.0, help="rate on attention patterns, in training alone")
     parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the model goes")
+    parser.add_argument("--cases", type=int, default=CASES["english"], help="prompts of each task in the card")
     args = parser.parse_args()
 
     tokenizer = word_tokenizer()
-    config = ji.TransformerConfig(n_layers=4, d_model=128, n_heads=4, d_vocab=tokenizer.get_vocab_size(), n_ctx=64)
+    ids = tokenizer.get_vocab()
+    config = ji.TransformerConfig(
+        n_layers=6, d_model=192, n_heads=6, d_mlp=640, d_vocab=tokenizer.get_vocab_size(), n_ctx=128,
+        attn_dropout=args.attn_dropout,
+    )  # fmt: skip
     model = ji.Transformer(config)
-    params, losses, seconds = train(model, tokenizer.get_vocab(), args)
-    checkpoints.save(args.folder, model, params, tokenizer)
-    plot(losses, args.folder / "loss.png")
-    print("{} steps in {:.1f} minutes, {:.1f} minutes of processor time\n".format(args.steps, *(seconds / 60)))
-    for line in report(model, params, tokenizer):
-        print(line)
+
+    def loss(params: dict, rows: np.ndarray, key: jax.Array) -> jax.Array:
+        dropout = key if args.attn_dropout else None
+        logits, _ = model.apply(params, rows[:, :-1], key=dropout, unroll=config.n_layers)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]).mean()
+
+    settings = {"seed": args.seed, "batch": args.batch, "attn_dropout": args.attn_dropout}
+
+    def save(folder: Path, params: Any) -> None:
+        checkpoints.save(folder, model, params, tokenizer, stored_as="float16")
+
+    def run_cycle(number: int, folder: Path, params: Any) -> None:
+        before = (number - 1) * args.steps
+
+        def rows(step: int) -> np.ndarray:
+            copies = 3 * args.batch // 4 if before + step < COPYING_SHARE * args.steps else 0
+            sizes = ((copies, COPYING), (args.batch - copies, MECHANISMS))
+            how = {"seed": args.seed, "n_ctx": config.n_ctx}
+            return np.concatenate([batch(ids, before + step, size=n, mechanisms=kinds, **how) for n, kinds in sizes])
+
+        def look(step: int, params: Any) -> None:
+            if before + step in SNAPSHOTS:
+                save(args.folder / "snapshots" / f"step-{before + step}", params)
+            scores, _ = head_scores(model, params, bos=ids["<bos>"], n=50, draws=16)
+            best = ", ".join(f"{name} {each.mean(0).max():.3f}" for name, each in scores.items())
+            tqdm.write(f"cycle {number}, step {step}: the best heads' scores are {best}")
+
+        folder.mkdir(parents=True, exist_ok=True)
+        params, record = train(
+            loss, params, rows, adamw(args.steps, 2e-3, warmup=100), steps=args.steps, seed=args.seed + before,
+            settings=settings, folder=folder,
+            save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
+        )  # fmt: skip
+        record.write(folder)
+        save(folder, params)
+
+    params = mimetic_init(model, args.seed, POSITION_SCALE * config.d_model**-0.5)
+    records = []
+    for number in range(1, args.cycles + 1):
+        folder = args.folder / "cycles" / str(number)
+        if not (folder / "model.safetensors").exists():
+            run_cycle(number, folder, params)
+        # what is stored, so that a cycle begins the same whether or not the one before was run just now
+        _, params, _ = ji.load(folder)
+        found = TrainingRecord.read(folder)
+        if found is None or found.settings != settings | {"steps": args.steps}:
+            raise SystemExit(f"{folder} is of another run, {found and found.settings}: remove it or go on with that")
+        records.append(found)
+    save(args.folder, params)
+    TrainingRecord.joined(records).write(args.folder)
+    card = make_card("english", args.folder, n=args.cases)
+    card.write(args.folder)
+    print(card.markdown())
 
 
 if __name__ == "__main__":

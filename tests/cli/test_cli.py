@@ -201,7 +201,7 @@ def test_a_sweep_tells_its_plan_and_goes_on_where_it_stopped(tmp_path, capsys, m
     sweep = ["sweep", "--over", "layer", "head", "--n", "4"]
     assert main([*sweep, "--plan"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("16 cells asked, 16 to run, 4 prompts in 1 batch")
+    assert told.startswith("36 cells asked, 36 to run, 4 prompts in 1 batch")
     assert not list(tmp_path.iterdir()), "a plan writes nothing"
     assert main([*sweep, "--resume"]) == 0
     first = capsys.readouterr().out

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from jaxinterp.tasks import word_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "models" / "english"
-RECIPE = (sys.executable, str(FOLDER / "train.py"), "--steps", "60", "--batch", "2", "--save-every", "10")
+SIZES = ("--cycles", "2", "--steps", "60", "--batch", "4", "--save-every", "10", "--cases", "8")
+RECIPE = (sys.executable, str(FOLDER / "train.py"), *SIZES)
 
 
 @pytest.mark.slow
@@ -24,7 +25,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
 
     run = subprocess.Popen([*RECIPE, "--folder", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not (killed / "training" / "20").exists():
+    while not (killed / "cycles" / "2" / "training" / "20").exists():
         assert run.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.01)
@@ -32,8 +33,10 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     run.wait()
     assert not (killed / "model.safetensors").exists()
 
+    begun = (killed / "cycles" / "1" / "model.safetensors").stat().st_mtime_ns
     again = subprocess.run([*RECIPE, "--folder", str(killed)], check=True, capture_output=True, text=True)
     assert "| 20/60 " in again.stderr or "| 30/60 " in again.stderr or "| 40/60 " in again.stderr
+    assert (killed / "cycles" / "1" / "model.safetensors").stat().st_mtime_ns == begun, "a cycle is not run again"
     expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, killed))
     assert expected.keys() == found.keys()
     for name, weights in expected.items():
@@ -49,5 +52,5 @@ def test_the_committed_model_has_the_vocabulary_of_the_tasks():
     assert tokenizer.to_str() == word_tokenizer().to_str()
     config = json.loads((FOLDER / "config.json").read_text())["config"]
     assert config["d_vocab"] == tokenizer.get_vocab_size()
-    committed = ("config.json", "model.safetensors", "tokenizer.json", "loss.png")
+    committed = ("config.json", "model.safetensors", "tokenizer.json", "training.json")
     assert sum((FOLDER / name).stat().st_size for name in committed) < 6_000_000

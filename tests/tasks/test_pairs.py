@@ -3,7 +3,7 @@
 import pytest
 
 from jaxinterp.tasks import PromptPair, agreement, indirect_objects, successions, word_tokenizer
-from jaxinterp.tasks.corpus import words
+from jaxinterp.tasks.english.corpus import words
 
 TASKS = (indirect_objects, agreement, successions)
 SPLITS = ("train", "held_out")
@@ -16,7 +16,7 @@ every_split = pytest.mark.parametrize("split", SPLITS)
 def test_pairs_are_aligned_and_end_at_END(task, split):
     for pair in task(300, seed=0, split=split):
         clean, corrupted = pair.clean.split(), pair.corrupted.split()
-        assert len(clean) == len(corrupted) <= 63  # with <bos>, within the model's 64
+        assert len(clean) == len(corrupted) <= 127  # with <bos>, within the model's 128
         assert clean != corrupted
         assert pair.positions["END"] == len(clean) - 1
         assert pair.clean == " ".join(clean)

@@ -1,8 +1,7 @@
-"""A corpus of more than fifty mechanisms, and the tasks among them: what the next `english` is trained and measured on.
+"""A corpus of more than fifty mechanisms, and the tasks among them: what `english` is trained and measured on.
 
 Every task has held-out sentences made so that shortcuts do not answer them, and a gate that measures it
-(`jaxinterp/cards/shortcuts.py`). The built-in `english` does
-not know these words yet; it is trained on `ji.tasks.indirect_objects` and its neighbours.
+(`jaxinterp/cards/shortcuts.py`). The tasks are in `ji.tasks` too.
 """
 
 from jaxinterp.tasks.english.agreement import agreement

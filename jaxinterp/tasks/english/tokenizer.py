@@ -1,16 +1,32 @@
 """The tokenizer of the corpus: one token per word."""
 
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from jaxinterp.tasks.english.corpus import words
-from jaxinterp.tasks.tokenizer import word_level
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<unk>")
 
 
 def word_tokenizer() -> Tokenizer:
-    """As `ji.tasks.word_tokenizer`, with every word of this corpus; "'s" is a word too.
+    """A tokenizer that has every word of the corpus: `<bos>` first, then one token per word.
+
+    Words are what spaces separate; punctuation is a word of its own, and so is "'s", also where no space stands before
+    it. Words that the corpus does not have become `<unk>`. Decoding joins words by spaces.
 
     Example:
-      >>> word_tokenizer().encode("Mary's sister (who had an apple).").tokens[1:6]
-      ['Mary', "'s", 'sister', '(', 'who']
+      >>> tokenizer = word_tokenizer()
+      >>> tokenizer.encode("Mary's sister (who had an apple).").tokens
+      ['<bos>', 'Mary', "'s", 'sister', '(', 'who', 'had', 'an', 'apple', ')', '.']
+      >>> tokenizer.decode(tokenizer.encode("Mary gave a drink").ids)
+      'Mary gave a drink'
     """
-    return word_level(words(), pre_tokenizers.Split(Regex(r"'s|\w+|[^\w\s]"), behavior="removed", invert=True))
+    ids = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *words()))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"'s|\w+|[^\w\s]"), behavior="removed", invert=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", ids["<bos>"])]
+    )
+    # No word begins with this prefix, so that nothing is ever glued to the word before.
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    return tokenizer

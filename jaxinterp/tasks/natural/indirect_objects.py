@@ -6,7 +6,7 @@ The task, its two orders and the names of its positions are those of Wang et al.
 from tokenizers import Tokenizer
 
 from jaxinterp.tasks.choices import Chooser
-from jaxinterp.tasks.indirect_objects import ROLES, Corruption, Order
+from jaxinterp.tasks.english.indirect_objects import ROLES, Corruption, Order
 from jaxinterp.tasks.natural import words
 from jaxinterp.tasks.natural.alignment import Draft, check_answers_follow
 from jaxinterp.tasks.natural.collection import NaturalPairs, collect, of_split, one_token_words, require
