@@ -87,12 +87,12 @@ class Blocks:
 
         Indexed, not scanned: the loop may start anywhere.
         """
-        return _entry(self.stacked, layer)
+        return entry(self.stacked, layer)
 
     def layer(self, layer: Any, arrays: Any = None) -> tuple[Params, dict[str, Any], Tap, Any]:
         """(weights, data, tap, prefix) of one layer; `arrays` are its own, if they are at hand."""
         weights, data, kv = self.arrays(layer) if arrays is None else arrays
-        edits = at_layer(_entry(self.by_layer, layer), self.shared)
+        edits = at_layer(entry(self.by_layer, layer), self.shared)
         tap = Tap(self.sites, self.geometry, edits, self.inside, layer)
         prefix = tuple(cached[:, : self.start_pos] for cached in kv) if self.start_pos else None
         return weights, data, tap, prefix
@@ -126,7 +126,7 @@ def read_logits(
     return take_columns(logits, columns)
 
 
-def _entry(tree: Any, layer: Any) -> Any:
+def entry(tree: Any, layer: Any) -> Any:
     """One layer's entry of everything that is stacked by layer."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), tree)
 

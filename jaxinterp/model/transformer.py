@@ -122,7 +122,8 @@ class Transformer:
         if remat not in REMAT:
             raise ValueError(f"unknown remat {remat!r}; expected one of {', '.join(map(repr, REMAT))}")
         logits, cache, _ = _forward(
-            self, params, tokens, joined(interventions), named, mask, key, *self._read(positions, columns, geometry),
+            self, params, tokens, joined(interventions), named, mask, key,
+            *self.check_read(positions, columns, geometry),
             keep_run=False, unroll=unroll, remat=remat,
         )  # fmt: skip
         return logits, cache
@@ -212,10 +213,10 @@ class Transformer:
         named = check_capture(sites, capture, geometry)
         if early := [name for name in named if name in EMBEDDING_SITES]:
             raise ValueError(f"capture={early[0]!r} lies before every block: a resumption does not come past it")
-        read = self._read(positions, columns, geometry)
+        read = self.check_read(positions, columns, geometry)
         return _resume(self, params, run, joined(interventions), named, start_layer, start_pos, *read)
 
-    def _read(self, positions: Any, columns: Any, geometry: Geometry) -> tuple[Any, jax.Array | None]:
+    def check_read(self, positions: Any, columns: Any, geometry: Geometry) -> tuple[Any, jax.Array | None]:
         """(positions, columns) of the logits that are wanted, checked."""
         if isinstance(positions, (int, list, tuple, np.ndarray)):
             positions = np.atleast_1d(np.asarray(positions))

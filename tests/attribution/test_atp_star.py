@@ -1,5 +1,7 @@
 """AtP*: patched patterns against an explicit softmax, GradDrop against one gradient for each layer left out."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxinterp as ji
-from jaxinterp.attribution.atp_star import share_moved
+from jaxinterp.attribution.atp_star import with_fixes
+from jaxinterp.attribution.grad_drop import with_layers_dropped
+from jaxinterp.attribution.softmax import share_moved
 
 METRIC = ji.logit_diff([0, 1, 0], [1, 0, 1])
 SMOOTH = {"act_fn": "gelu", "n_experts": None, "experts_per_token": None}
@@ -45,13 +49,14 @@ def check_grad_drop(config):
     model = ji.Transformer(config)
     params, base = random_params(model), random_tokens(config)
     source = altered(config, base)
-    sites = ("z", "resid_pre") if config.attn_only else ("z", "mlp_post", "resid_pre")
+    sites = ("embed", "z", "resid_pre", "resid_final") if config.attn_only else ("embed", "mlp_post", "resid_final")
+    standing = {"resid_post": ji.scale(0.5, ji.at(layer=0))}
     run = {"sites": sites, "metric": METRIC, "per_example": True}
-    scores = ji.attribution_patching(model, params, base, source, method="atp_star", **run)
+    scores = ji.attribution_patching(model, params, base, source, method="atp_star", base_interventions=standing, **run)
     expected = dict.fromkeys(sites, 0.0)
     for layer in range(config.n_layers):
         frozen = {name: ji.stop_gradient(ji.at(layer=layer)) for name in ("attn_out", "mlp_out") if name in model.sites}
-        one = ji.attribution_patching(model, params, base, source, base_interventions=frozen, **run)
+        one = ji.attribution_patching(model, params, base, source, base_interventions=standing | frozen, **run)
         expected = {site: expected[site] + abs(one[site]) / (config.n_layers - 1) for site in sites}
     for site in sites:
         scale = max(1.0, float(abs(expected[site]).max()))
@@ -88,6 +93,24 @@ def test_an_entry_moves_as_a_softmax_does_and_never_overflows():
     np.testing.assert_allclose(share_moved(before[1], delta), (after[1] - before[1]) / (1 - before[1]), rtol=1e-5)
     far = share_moved(jnp.array([0.5, 0.5, 1.0, 0.0, 1e-30]), jnp.array([1e4, -1e4, -1e4, 1e4, 1e4]))
     np.testing.assert_allclose(far, [1, -1, 0, 0, 1], atol=1e-6)
+
+
+def test_one_way_down_for_all_layers_left_out_equals_one_for_each():
+    """Where layers are summed in the result, or the metric reads an activation, every gradient is taken by itself."""
+    config = ji.TransformerConfig(n_layers=5, d_model=16, n_heads=2, d_vocab=13, positions="qk", n_ctx=8)
+    with jax.enable_x64(True):
+        model = ji.Transformer(dataclasses.replace(config, dtype="float64"))
+        params, base = random_params(model), random_tokens(config)
+        source, kept = altered(config, base), {"q": (True,) * 4 + (False,), "k": (True,) * 4 + (False,)}
+        kept |= {"pos_embed": (True, True, False), "mlp_post": (True, True, False, True)}
+        one = (model, params, ji.Prompts(base), {}, ji.Prompts(source), {}, METRIC, tuple(kept.items()))
+        shared = with_layers_dropped(*one)
+        same = ji.Metric(
+            METRIC.fn, *METRIC.data, positions=METRIC.positions, columns=METRIC.columns, capture=("resid_final",)
+        )
+        each = with_fixes(*one[:6], same, one[7], None, grad_drop=True)
+        for found, expected in zip(jax.tree.leaves(shared), jax.tree.leaves(each), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_grad_drop_needs_another_layer():
