@@ -10,6 +10,7 @@ Examples in docstrings assume `import jax, numpy as np, jax.numpy as jnp, jaxint
 from jaxinterp import tasks
 from jaxinterp.attribution.ablation import attribution_ablation
 from jaxinterp.attribution.attention import attention_attribution, value_attribution
+from jaxinterp.attribution.edge_effects import edge_effects
 from jaxinterp.attribution.edges import EdgeScores, edge_attribution
 from jaxinterp.attribution.gradients import gradients
 from jaxinterp.attribution.localize import Localization, localize
@@ -89,6 +90,7 @@ __all__ = [
     "count_selected",
     "cross_entropy",
     "edge_attribution",
+    "edge_effects",
     "effects_heatmap",
     "evaluate",
     "fold_layer_norm",

@@ -153,7 +153,7 @@ def edge_attribution(
 ) -> EdgeScores:
     """The effect of each edge on its own, estimated: one reader sees one writer's source output, all else stays.
 
-    `path_patching(mode="direct")` is the exact effect. One writer's edges add up to the attribution of its output, one
+    `ji.edge_effects` gives exact ones. One writer's edges add up to the attribution of its output, one
     reader's to that of its input.
 
     Args:
@@ -212,7 +212,7 @@ def edge_attribution(
     size = len(base) if together else _prompts_at_a_time(config, n_pos, options)
     batches = make_batches(base, np.zeros(len(base), int), size, cut=cut)
     run = functools.partial(_by_activations if path == "activations" else _by_inputs, by_position=by_position)
-    writers, readers, there = _nodes(config)
+    writers, readers, there = nodes(config)
     shape = (n_pos,) * by_position + there.shape
     tally = Tally.fresh((), int(np.prod(shape)), len(base), per_example=False)
     with tqdm(total=len(base), desc="prompts", unit="prompt", delay=1, disable=options.hidden) as bar:
@@ -302,7 +302,7 @@ def _weighted_sum(at: Callable[..., Scores], points: tuple[jax.Array, ...], weig
     return jax.lax.scan(add_one, nothing, (weights, *points))[0]
 
 
-def _nodes(config: TransformerConfig) -> tuple[list[str], list[str], np.ndarray]:
+def nodes(config: TransformerConfig) -> tuple[list[str], list[str], np.ndarray]:
     """(names of writers, names of readers, bool[writer, reader]: which edges there are)."""
     writers, readers = ["input"], []
     born, read = [-1], []  # half-layers: heads write at 2l and read before it, MLPs at 2l + 1
@@ -321,7 +321,7 @@ def _nodes(config: TransformerConfig) -> tuple[list[str], list[str], np.ndarray]
 
 
 def _table(scores: Scores) -> np.ndarray:
-    """Scores as [(pos,) writer, reader, batch], in the order of `_nodes`."""
+    """Scores as [(pos,) writer, reader, batch], in the order of `nodes`."""
     return np.moveaxis(np.concatenate([*scores.layers, scores.logits], axis=-1), 0, -1)
 
 

@@ -60,6 +60,7 @@ def path_patching(
     metric: Metric,
     mode: str = "direct",
     over: Sequence[str] = (),
+    only: Any = None,
     freeze_mlps: bool = False,
     normalize: bool | str = False,
     per_example: bool = False,
@@ -87,6 +88,7 @@ def path_patching(
         together. Empty: all senders into all receivers at once. All paths between heads, say:
         `over=("sender_layer", "sender_head", "receiver_site", "receiver_layer", "receiver_head")`. Axes hold the
         selected entries.
+      only: bool, of the shape that the result has: which of its paths to run. The others are NaN.
       freeze_mlps: in mode "ioi", freeze the MLPs as well, which leaves the direct paths.
       base_interventions: edits under which the base run stands; inside heads and MLPs, or at the embedding.
       Others as in `activation_patching`.
@@ -143,17 +145,31 @@ def path_patching(
         )
     if "mlp_post" in send.masks and model.config.n_experts is not None:
         raise ValueError("site 'mlp_post' does not add up along the stream, for a router weighs it: send 'expert_out'")
+    names = [f"sender_{a.name}" for a in send.axes] + [f"receiver_{a.name}" for a in receive.axes]
+    asked = np.ones((*send.shape, *receive.shape), bool) if only is None else _asked(only, names, over, send, receive)
     ioi = mode == "ioi" and not freeze_mlps
     sweep = _path_sweep(
-        model, params, base, source, metric, send, receive, edits, source_edits, ioi, mode == "ioi", options
+        model, params, base, source, metric, send, receive, asked, edits, source_edits, ioi, mode == "ioi", options
     )
     tally = run_sweep(sweep, options, per_example=per_example, per_prompt=normalize == "per_prompt")
-    names = [f"sender_{a.name}" for a in send.axes] + [f"receiver_{a.name}" for a in receive.axes]
+    for found in (tally.mean, tally.spread) if only is not None else ():
+        found[~asked.reshape(-1)] = np.nan
+    if per_example and only is not None:
+        tally.each[~asked.reshape(-1)] = np.nan
     axes = [dataclasses.replace(a, name=n) for a, n in zip((*send.axes, *receive.axes), names, strict=True)]
     effects = effect_array(
         tally, tuple(axes), base, normalize=normalize, per_example=per_example, method="path_patching", mode=mode,
     )  # fmt: skip
     return effects.transpose(*over, ...)
+
+
+def _asked(only: Any, names: Sequence[str], over: Sequence[str], send: Side, receive: Side) -> np.ndarray:
+    """Which paths to run, by the axes of senders and then of receivers."""
+    sizes = dict(zip(names, (*send.shape, *receive.shape), strict=True))
+    only, shape = np.asarray(only), tuple(sizes[name] for name in over)
+    if only.dtype != bool or only.shape != shape:
+        raise ValueError(f"only must be bool{list(shape)}, as over={tuple(over)}; got {only.dtype}{list(only.shape)}")
+    return only.transpose([tuple(over).index(name) for name in names])
 
 
 def _path_sweep(
@@ -164,6 +180,7 @@ def _path_sweep(
     metric: Metric,
     send: Side,
     receive: Side,
+    asked: np.ndarray,
     edits: Mapping[str, tuple[Intervention, ...]],
     source_edits: Mapping[str, tuple[Intervention, ...]],
     ioi: bool,
@@ -173,6 +190,7 @@ def _path_sweep(
     """Every sender (or all of them together) with every receiver.
 
     Args:
+      asked: bool, by the axes of both sides: which of these to run.
       ioi: whether MLPs carry changes on. overwrite: whether receivers read what arrived whatever happens before them.
     """
     config, sites = model.config, model.sites
@@ -188,6 +206,7 @@ def _path_sweep(
         reached |= upstream(config, send, sites, RECEIVERS[name]).astype(int) @ reads[name].T.astype(int) > 0
     if not reached.any():
         raise ValueError("no sender lies before any receiver: there is no path between them")
+    reached &= asked.reshape(n_send, n_receive)
     one_layer = "layer" in receive.coordinates(np.arange(1))
     receive_layers = [np.where(r.any(axis=1), r.argmax(axis=1), config.n_layers) for r in reads.values()]
     receiver_layer = np.min(
@@ -286,7 +305,7 @@ def _path_sweep(
         resumes=resumes, one_layer=one_layer, whole=foreign(edits) or foreign(source_edits),
         kept=(*captures, *send.masks),
         one_head="head" in receive.coordinates(np.arange(1)) and (by_site or len(names) == 1),
-        identity=("path_patching", ioi, overwrite, sides, source.tokens, budget, edits, source_edits),
+        identity=("path_patching", ioi, overwrite, sides, asked, source.tokens, budget, edits, source_edits),
     )  # fmt: skip
 
 

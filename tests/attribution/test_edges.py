@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxinterp as ji
+from jaxinterp.attribution.edges import nodes
 from jaxinterp.attribution.integrated import quadrature
 
 METRIC = ji.logit_diff([0, 1, 0], [1, 0, 1])
@@ -88,17 +89,51 @@ def check_edges(config, side, method, by_position):
         return
     # one writer's edges are the attribution of its output, one reader's that of what it reads
     sites = ("z", "resid_final") if config.attn_only else ("z", "mlp_out", "mlp_in", "resid_final")
-    nodes = ji.attribution_patching(model, params, base, source, sites=sites, metric=METRIC, mask=mask)
+    by_node = ji.attribution_patching(model, params, base, source, sites=sites, metric=METRIC, mask=mask)
     total = found.sum("pos") if by_position else found
     for layer in range(config.n_layers):
         for head in range(config.n_heads):
-            node = nodes["z"].sel(layer=layer, head=head).sum("pos")
+            node = by_node["z"].sel(layer=layer, head=head).sum("pos")
             np.testing.assert_allclose(total.sel(writer=f"a{layer}.h{head}").sum(), node, rtol=0, atol=1e-9 * scale)
         if not config.attn_only:
-            written, read = (nodes[site].sel(layer=layer).sum("pos") for site in ("mlp_out", "mlp_in"))
+            written, read = (by_node[site].sel(layer=layer).sum("pos") for site in ("mlp_out", "mlp_in"))
             np.testing.assert_allclose(total.sel(writer=f"m{layer}").sum(), written, rtol=0, atol=1e-9 * scale)
             np.testing.assert_allclose(total.sel(reader=f"m{layer}").sum(), read, rtol=0, atol=1e-9 * scale)
-    np.testing.assert_allclose(total.sel(reader="logits").sum(), nodes["resid_final"].sum(), rtol=0, atol=1e-9 * scale)
+    np.testing.assert_allclose(
+        total.sel(reader="logits").sum(), by_node["resid_final"].sum(), rtol=0, atol=1e-9 * scale
+    )
+
+
+def check_effects(config, side, seed, n):
+    """Some edges, drawn at random: a change is added to a copy of the stream that one reader alone reads."""
+    model = ji.Transformer(config)
+    params, base, mask = random_params(model), random_tokens(config), masks(side)
+    source = altered(config, base)
+    ours, theirs = outputs(model, params, base, mask), outputs(model, params, source, mask)
+    writers, readers, there = nodes(config)
+    places = np.random.default_rng(seed).permutation(np.argwhere(there))[:n]
+    edges = [(writers[i], readers[j]) for i, j in places]
+    found = ji.edge_effects(model, params, base, source, metric=METRIC, edges=edges, mask=mask).scores
+    assert int(found.notnull().sum()) == len(edges)
+    before = METRIC.fn(*read_of(model, params, base, mask, {}), *METRIC.data)
+    for writer, reader in edges:
+        change = theirs[writer] - ours[writer]
+        node, _, kind = reader.partition("<")
+        if kind:
+            layer, head = (int(part[1:]) for part in node.split("."))
+            edits = {f"{kind[0]}_input": ji.add(change[None, :, :, None], ji.at(layer=layer, head=head))}
+        elif node == "logits":
+            edits = {"resid_final": ji.add(change)}
+        else:
+            edits = {"mlp_in": ji.add(change[None], ji.at(layer=int(node[1:])))}
+        after = METRIC.fn(*read_of(model, params, base, mask, edits), *METRIC.data)
+        np.testing.assert_allclose(found.sel(writer=writer, reader=reader), (after - before).mean(), rtol=0, atol=1e-9)
+
+
+def read_of(model, params, tokens, mask, edits):
+    """(the logits that the metric reads, no cache)."""
+    logits, _ = model.apply(params, tokens, edits, mask=mask, positions=METRIC.positions, columns=METRIC.columns)
+    return logits, {}
 
 
 ARGUMENTS = configs(**ADDITIVE), st.sampled_from([None, "left"]), st.sampled_from(["eap", "eap_ig", "both ends"])
@@ -117,6 +152,36 @@ def test_scores_are_those_of_private_copies(config, side, method, by_position):
 def test_scores_are_those_of_private_copies_in_many(config, side, method, by_position):
     with jax.enable_x64(True):
         check_edges(config, side, method, by_position)
+
+
+@budget(1)
+@given(configs(**ADDITIVE), st.sampled_from([None, "left"]), st.integers(0, 99))
+def test_exact_effects_are_those_of_private_copies(config, side, seed):
+    with jax.enable_x64(True):
+        check_effects(config, side, seed, n=3)
+
+
+@pytest.mark.slow
+@budget(30)
+@given(configs(**ADDITIVE), st.sampled_from([None, "left"]), st.integers(0, 99))
+def test_exact_effects_are_those_of_private_copies_in_many(config, side, seed):
+    with jax.enable_x64(True):
+        check_effects(config, side, seed, n=10)
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ([("a0.h1", "a0.h2<q>")], "there is no edge from 'a0.h1' to 'a0.h2<q>', which reads before that is written"),
+        ([("a0.h11", "logits")], "unknown writer 'a0.h11'; did you mean 'a0.h1'"),
+        ([("a0.h1", "logit")], "unknown reader 'logit'; did you mean 'logits'"),
+        ([], "edges is empty"),
+    ],
+)
+def test_edges_that_do_not_exist_are_told(small, edges, message):
+    model, params, tokens = small
+    with pytest.raises(ValueError, match=message):
+        ji.edge_effects(model, params, tokens, tokens, metric=ji.logit_diff(3, 4), edges=edges)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +205,7 @@ def test_what_is_chosen_leads_to_the_logits(edges):
 
 
 def test_gpt2_small_has_32491_edges():
-    from jaxinterp.attribution.edges import _nodes
-
-    assert _nodes(ji.TransformerConfig(n_layers=12, d_model=768, n_heads=12, d_vocab=9))[2].sum() == 32491
+    assert nodes(ji.TransformerConfig(n_layers=12, d_model=768, n_heads=12, d_vocab=9))[2].sum() == 32491
 
 
 @pytest.mark.parametrize(
