@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import xarray as xr
 
+from jaxinterp.attribution.derivatives import check_differentiable
 from jaxinterp.attribution.estimates import (
     Estimates,
     Kept,
@@ -75,6 +76,7 @@ def attribution_ablation(
     if roles is not None:
         check_roles(over or (), roles)
     geometry = check_run(model, base, base_interventions, metric)
+    check_differentiable(model, base, base_interventions, metric)
     grids = {name: cells_for(model.sites, name, over, geometry, roles or base.roles) for name in names}
     edits = joined(base_interventions)
     means: Mapping[str, jax.Array] = {}

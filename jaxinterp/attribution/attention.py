@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import xarray as xr
 
+from jaxinterp.attribution.derivatives import check_differentiable
 from jaxinterp.attribution.estimates import Estimates, Kept, cells_for, estimated, observed, sum_to
 from jaxinterp.metrics import Metric
 from jaxinterp.model.config import suggest
@@ -60,6 +61,7 @@ def attention_attribution(
         raise ValueError(f"unknown sign {sign!r}; {suggest(str(sign), SIGNS)}")
     base = as_prompts(base, mask)
     geometry = check_run(model, base, base_interventions, metric)
+    check_differentiable(model, base, base_interventions, metric)
     grids = {"pattern": cells_for(model.sites, "pattern", over, geometry, base.roles)}
 
     def of_batch(batch: Batch, prompts: Prompts, own: Any, metric: Metric, kept: Kept) -> Estimates:
@@ -104,6 +106,7 @@ def value_attribution(
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     check_normalize(normalize)
     geometry = check_pair(model, base, source, base_interventions, source_interventions, metric)
+    check_differentiable(model, base, base_interventions, metric)
     grids = {"pattern": cells_for(model.sites, "pattern", over, geometry, base.roles)}
     source_edits, options = joined(source_interventions), Options(mesh, max_bytes, progress)
 

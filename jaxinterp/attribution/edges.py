@@ -19,6 +19,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from jaxinterp.attribution.contraction import Change, Scores, change_of, contract
+from jaxinterp.attribution.derivatives import check_differentiable
 from jaxinterp.attribution.estimates import observed, toward
 from jaxinterp.attribution.integrated import quadrature
 from jaxinterp.metrics import Metric
@@ -202,6 +203,7 @@ def edge_attribution(
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     options = Options(max_bytes=max_bytes, progress=progress)
     check_pair(model, base, source, base_interventions, source_interventions, metric)
+    check_differentiable(model, base, base_interventions, metric)
     edits, source_edits = joined(base_interventions), joined(source_interventions)
     if private := {"q_input", "k_input", "v_input", "mlp_in"} & set(edits):
         raise ValueError(f"base_interventions edit {min(private)!r}, which is what edges end in")

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxinterp.attribution.derivatives import check_differentiable
 from jaxinterp.attribution.estimates import Estimates, Kept, check_sites, nothing, observed, toward
 from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Interventions, add, joined
@@ -55,6 +56,7 @@ def gradients(
     base = as_prompts(base, mask)
     names = check_sites(model, sites)
     check_run(model, base, base_interventions, metric)
+    check_differentiable(model, base, base_interventions, metric)
     prompts = Prompts(base.tokens, base.mask)
     return _gradients(model, params, prompts, joined(base_interventions), metric, names, remat)
 

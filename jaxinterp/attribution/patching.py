@@ -14,6 +14,7 @@ import jax
 import xarray as xr
 
 from jaxinterp.attribution.atp_star import check_droppable, with_fixes
+from jaxinterp.attribution.derivatives import check_differentiable
 from jaxinterp.attribution.estimates import Estimates, Kept, cells_for, check_sites, estimated
 from jaxinterp.attribution.forward import in_forward_mode
 from jaxinterp.attribution.gradients import at_base
@@ -124,6 +125,7 @@ def attribution_patching(
         check_roles(over or (), roles)
     options = Options(mesh, max_bytes, progress)
     geometry = check_pair(model, base, source, base_interventions, source_interventions, metric)
+    check_differentiable(model, base, base_interventions, metric)
     grids = {name: cells_for(model.sites, name, over, geometry, roles or base.roles) for name in names}
     edits, source_edits = joined(base_interventions), joined(source_interventions)
 

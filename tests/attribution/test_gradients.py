@@ -221,6 +221,15 @@ def test_frozen_norms_leave_the_centred_stream_its_own_direction(exact):
         ({"site": "z", "method": "ig", "rule": "simpson"}, "unknown rule 'simpson'"),
         ({"site": "mlp_out", "over": ("head",)}, "site 'mlp_out' has no such axis"),
         ({"site": "z", "metric": ji.Metric(lambda logits, cache: logits)}, "must return one number per prompt"),
+        ({"site": "z", "metric": ji.rank(3)}, "metric changes in steps: its derivative is 0 everywhere"),
+        (
+            {"site": "z", "base_interventions": {"z": ji.apply_fn(jnp.round)}},
+            "the function at 'z' in base_interventions changes in steps",
+        ),
+        (
+            {"site": "z", "base_interventions": {"z": ji.apply_fn(lambda x: jax.pure_callback(np.sin, x, x))}},
+            "the function at 'z' in base_interventions cannot be differentiated",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_told(small, arguments, message):

@@ -1,0 +1,60 @@
+"""Whether there is a derivative to take, found out before anything compiles."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, Literal
+
+from jaxinterp.metrics import Metric, score_read
+from jaxinterp.model.interventions import Intervention, Interventions, joined
+from jaxinterp.model.run import n_positions_read
+from jaxinterp.model.sites import SiteSpec
+from jaxinterp.model.where import Geometry
+from jaxinterp.tasks.prompts import Prompts
+
+
+def check_differentiable(model: Any, base: Prompts, base_interventions: Interventions | None, metric: Metric) -> None:
+    """Raises for metrics, and functions among edits, that depend on activations in steps alone, or that JAX refuses.
+
+    A rank or an accuracy has the derivative 0 wherever it has one, and so has what is rounded: all estimates are 0.
+    """
+    sites: Mapping[str, SiteSpec] = model.sites
+    geometry = Geometry.of(base.tokens, base.mask)
+
+    def applied(one: Intervention) -> Callable[[jax.Array], jax.Array]:
+        return lambda x: one.fn(x, *one.args)
+
+    for site, several in joined(base_interventions).items():
+        for one in several:
+            own = getattr(one.fn, "__module__", "").startswith("jaxinterp.") or one.fn is jax.lax.stop_gradient
+            if own or one.where is not None:
+                continue  # a function of some entries alone is told by what it is given, which is not known yet
+            shape = sites[site].shape(geometry.batch, geometry.pos)[int(sites[site].per_layer) :]
+            _check(f"the function at {site!r} in base_interventions", applied(one), shape)
+    if metric.capture or "logits" not in sites or sites["logits"].sizes[-1] is None:
+        return
+    columns = sites["logits"].sizes[-1] if metric.columns is None else jnp.shape(metric.columns)[-1]
+    shape = (geometry.batch, n_positions_read(metric.positions, geometry), columns)
+    _check("metric", lambda logits: score_read(metric, logits, {}), shape)
+
+
+def _check(what: str, fn: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> None:
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    try:
+        traced = jax.make_jaxpr(lambda x, change: jax.jvp(fn, (x,), (change,)))(x, x)
+    except Exception as error:
+        raise ValueError(f"{what} cannot be differentiated: {error}") from error
+    of_x, of_change = (_reached(traced.jaxpr, variable) for variable in traced.jaxpr.invars)
+    if of_x[0] and not of_change[1]:
+        raise ValueError(f"{what} changes in steps: its derivative is 0 everywhere, and so would every estimate be")
+
+
+def _reached(jaxpr: Jaxpr, start: Any) -> list[bool]:
+    """Which outputs of a traced function depend on one of its inputs."""
+    reached = {start}
+    for equation in jaxpr.eqns:
+        if any(not isinstance(v, Literal) and v in reached for v in equation.invars):
+            reached.update(equation.outvars)
+    return [not isinstance(v, Literal) and v in reached for v in jaxpr.outvars]
