@@ -1,8 +1,10 @@
 """Finding what matters: estimates for everything, exact patches for the largest, and a bound on what is missed.
 
-Nodes are ranked by an estimate that costs a few passes, and patched exactly in that order until a budget is spent. What
-lies below is not known; of it a random sample is patched too. Whatever the estimates are worth, the sample bounds how
-many nodes of at least some effect can be left (the exact hypergeometric limit: no assumption is made about effects).
+Nodes are ranked by an estimate that costs a few passes, and patched exactly in that order until a budget is spent.
+There are two ways to bound what lies below. A random sample of it is patched too: whatever the estimates are worth, that
+bounds how many nodes of at least some effect can be left (the exact hypergeometric limit: no assumption is made about
+effects). And random halves of it are patched, each all at once: a node that does much does so in the halves that hold
+it, and not in the others (the diagnostics of AtP*, Kramar et al. 2024).
 """
 
 import dataclasses
@@ -19,6 +21,8 @@ from jaxinterp.attribution.patching import attribution_patching
 from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Interventions
 from jaxinterp.model.sampling import check_key
+from jaxinterp.model.sites import SiteSpec
+from jaxinterp.model.where import Geometry, PerExample, Where
 from jaxinterp.patching.activation import activation_patching, check_pair
 from jaxinterp.patching.cells import Cells, Over
 from jaxinterp.tasks.prompts import as_prompts
@@ -31,6 +35,8 @@ class Localization:
     Attributes:
       nodes: over `node`: `estimate`; `effect`, exact, NaN where it was not measured; `sampled`, whether that was by
         chance and not by rank; the coordinates `site` and those of the sweep ("" or -1 where a site has no such axis).
+        With `subsets`, of the nodes not measured by rank also `joint_effect`: what random halves of them do with the
+        node, on average, more than without; and `joint_bound`, the upper confidence limit of its absolute value.
       n_ranked: how many were measured by rank. confidence: of the bounds.
     """
 
@@ -63,6 +69,20 @@ class Localization:
         likely = stats.hypergeom.cdf(seen, population, possible, n) > 1 - self.confidence
         return int(possible[likely].max()) - seen
 
+    def largest_hidden(self) -> float:
+        """No node below the ranked ones changes the metric by more, on average over random halves of the others.
+
+        Holds with the stated confidence as far as differences of means are Student's, and for effects in such company:
+        nodes that matter only while others are as in the base run may hide. 0 if nothing is left.
+
+        Raises:
+          ValueError: without `subsets`.
+        """
+        if "joint_bound" not in self.nodes:
+            raise ValueError("no random halves were patched: give localize(..., subsets=40)")
+        rest = self.nodes.joint_bound.values[self.n_ranked :]
+        return float(rest.max()) if len(rest) else 0.0
+
 
 def localize(
     model: Any,
@@ -77,6 +97,7 @@ def localize(
     over: Over | None = None,
     verify: int = 50,
     sample: int = 50,
+    subsets: int = 0,
     method: str = "grad",
     confidence: float = 0.95,
     roles: Mapping[str, Any] | None = None,
@@ -94,12 +115,14 @@ def localize(
       key: for the sample; it is consumed.
       verify: how many nodes are patched exactly, in the order of their estimates.
       sample: how many of the others are, drawn at random.
+      subsets: how many random halves of the others are patched, each all at once; some 40 tell what is large.
       method: of the estimates: "grad", "ig", "atp_star" or "jvp".
       confidence: of the bound on what is missed.
       Others as in `activation_patching`.
 
     Returns:
-      `Localization`: `found()` lists the measured nodes, `missed(threshold)` bounds how many are left.
+      `Localization`: `found()` lists the measured nodes, `missed(threshold)` bounds how many are left,
+      `largest_hidden()` how much any of them does.
 
     Example:
       >>> corrupted = tokens.at[:, 2].set(7)
@@ -112,9 +135,11 @@ def localize(
     check_key(key)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
-    for name, count in (("verify", verify), ("sample", sample)):
+    for name, count in (("verify", verify), ("sample", sample), ("subsets", subsets)):
         if type(count) is not int or count < 0:
             raise ValueError(f"{name} must be an int of at least 0, got {count!r}")
+    if 0 < subsets < 4:
+        raise ValueError(f"subsets must be 0, or at least 4 for means with and without a node, got {subsets}")
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     geometry = check_pair(model, base, source, base_interventions, source_interventions, metric)
     run: dict[str, Any] = {
@@ -133,28 +158,85 @@ def localize(
     order = np.argsort(-np.abs(flat), kind="stable")
     verify, n = min(verify, len(order)), len(order)
     sample = min(sample, n - verify)
-    drawn = verify + np.asarray(jax.random.permutation(key, n - verify))[:sample]
+    sample_key, halves_key = jax.random.split(key)
+    drawn = verify + np.asarray(jax.random.permutation(sample_key, n - verify))[:sample]
     chosen = np.concatenate([np.arange(verify), drawn])
-    effects = np.full(n, np.nan)
-    if len(chosen):
-        sets = []
-        for place in order[chosen]:
-            name = names[of_site[place]]
-            where = grids[name].take(number[place : place + 1])[name]
-            sets.append({name: jax.tree.map(lambda leaf: leaf[0], where)})
-        exact = activation_patching(model, params, base, source, sets=sets, **run)
-        effects[chosen] = exact.values
+    halves = _halves(halves_key, subsets if n > verify else 0, n - verify)
+
+    def together(places: np.ndarray) -> dict[str, Where]:
+        """Some nodes, given by their numbers before ranking, as one set."""
+        found = {}
+        for i, name in enumerate(names):
+            if len(cells := number[places[of_site[places] == i]]):
+                found[name] = _union(grids[name].take(cells)[name], model.sites[name], geometry)
+        return found
+
+    effects, joint = np.full(n, np.nan), np.full((2, n), np.nan)
+    sets = [together(order[[place]]) for place in chosen] + [together(order[verify:][half]) for half in halves]
+    if sets:
+        exact = activation_patching(model, params, base, source, sets=sets, **run).values
+        effects[chosen] = exact[: len(chosen)]
+        joint[:, verify:] = _with_and_without(halves, exact[len(chosen) :], confidence)
     sampled = np.isin(np.arange(n), drawn)
 
     axes = dict.fromkeys(axis.name for name in names for axis in grids[name].axes)
     coords: dict[str, Any] = {"site": ("node", np.array(names)[of_site[order]])}
     for axis in axes:
         coords[axis] = ("node", np.concatenate([_labels(grids[name], axis) for name in names])[order])
+    found = {"estimate": flat[order], "effect": effects, "sampled": sampled}
+    if subsets:
+        found |= {"joint_effect": joint[0], "joint_bound": joint[1]}
     nodes = xr.Dataset(
-        {"estimate": ("node", flat[order]), "effect": ("node", effects), "sampled": ("node", sampled)},
-        coords=coords, attrs=estimates[names[0]].attrs | {"site": "+".join(names), "method": f"localize ({method})"},
+        {name: ("node", values) for name, values in found.items()}, coords=coords,
+        attrs=estimates[names[0]].attrs | {"site": "+".join(names), "method": f"localize ({method})"},
     )  # fmt: skip
     return Localization(nodes, verify, confidence)
+
+
+def _halves(key: jax.Array, n: int, size: int) -> np.ndarray:
+    """bool[n, size]: random halves; each node is in half of them, so that it is seen with and without the others."""
+    ranks = jax.random.uniform(key, (n, size)).argsort(axis=0)
+    return np.asarray(ranks < n // 2)
+
+
+def _with_and_without(halves: np.ndarray, effects: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """(mean effect of the halves with each node - mean of those without, the upper limit of its absolute value).
+
+    The limit is Student's, with Welch's degrees of freedom. Each node's holds by itself, which is enough for the
+    largest of them: whichever node does most, its own limit fails with no more than the stated probability.
+    """
+    if not len(halves):
+        return np.full(halves.shape[1], np.nan), np.full(halves.shape[1], np.nan)
+    means, errors, freedom = [], [], []
+    for chosen in (halves, ~halves):
+        n = chosen.sum(axis=0)
+        mean = (effects[:, None] * chosen).sum(axis=0) / n
+        spread = (((effects[:, None] - mean) * chosen) ** 2).sum(axis=0) / (n - 1)
+        means.append(mean)
+        errors.append(spread / n)
+        freedom.append((spread / n) ** 2 / (n - 1))
+    difference, error = means[0] - means[1], errors[0] + errors[1]
+    degrees = error**2 / np.maximum(freedom[0] + freedom[1], np.finfo(float).tiny)
+    limit = stats.t.ppf(confidence, np.maximum(degrees, 1)) * np.sqrt(error)
+    return difference, np.abs(difference) + limit
+
+
+def _union(wheres: Where, spec: SiteSpec, geometry: Geometry) -> Where:
+    """All that some cells select, as one selection. Leaves of `wheres` lead with `cell`."""
+    index: list[Any] = [np.zeros((1, 1), int)] * len(spec.axes)
+    shape = [1] * len(spec.axes)
+    for name, where in wheres.index.items():
+        dim = spec.axis(name)
+        assert dim is not None
+        at_prompts = isinstance(where, PerExample)
+        index[dim] = np.asarray(where.index) if at_prompts else np.asarray(where)[:, None]
+        if at_prompts:
+            batch = spec.axes.index("batch")
+            index[batch], shape[batch] = np.arange(geometry.batch)[None], geometry.batch
+        shape[dim] = spec.shape(geometry.batch, geometry.pos)[dim]
+    mask = np.zeros(shape, bool)
+    mask[tuple(index)] = True
+    return Where({}, (), mask)
 
 
 def _labels(cells: Cells, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import xarray as xr
 from architectures import altered, random_params, random_tokens
 
 import jaxinterp as ji
-from jaxinterp.attribution.localize import Localization
+from jaxinterp.attribution.localize import Localization, _halves, _with_and_without
 
 METRIC = ji.logit_diff([0, 1, 0], [1, 0, 1])
 
@@ -70,10 +70,110 @@ def test_the_bound_covers_the_truth_as_often_as_it_says(large):
     assert covered >= 0.95 * 400 - 3 * np.sqrt(400 * 0.95 * 0.05)
 
 
+PLANTED = ji.TransformerConfig(n_layers=3, d_model=12, n_heads=3, d_vocab=11, n_ctx=8, d_mlp=8, act_fn="gelu")
+SITES = ("q", "z", "mlp_out")
+
+
+def planted(seed):
+    """Random weights: as they are; with heads that cancel others of their layer; with patterns near 0 and 1."""
+    params = dict(random_params(ji.Transformer(PLANTED), seed=seed))
+    kind = seed % 3
+    if kind == 1:
+        for name, weights in params.items():
+            if name[:2] in ("W_", "b_") and name[2:] in ("Q", "K", "V", "O") and name != "b_O":
+                copied = weights[:, 0] * (-1 if name == "W_O" else 1) * (0.999 if name == "W_V" else 1)
+                params[name] = weights.at[:, 1].set(copied)
+    if kind == 2:
+        params["W_Q"] = 60 * params["W_Q"]
+    return params
+
+
+@pytest.mark.slow
+def test_bounds_cover_the_truth_in_200_planted_models():
+    """How many nodes are left that do something, of three kinds of random models."""
+    model = ji.Transformer(PLANTED)
+    covered, said_something = 0, 0
+    for seed in range(200):
+        params, base = planted(seed), random_tokens(PLANTED, seed=seed)
+        run = {"sites": SITES, "metric": METRIC, "key": jax.random.key(seed), "progress": False}
+        source = altered(PLANTED, base)
+        result = ji.localize(model, params, base, source, verify=8, sample=25, **run)
+        everything = ji.localize(model, params, base, source, verify=10_000, sample=0, **run)
+        effects = np.abs(everything.nodes.effect.values)
+        assert (everything.nodes.estimate.values == result.nodes.estimate.values).all()
+        left = np.isnan(result.nodes.effect.values)
+        threshold = 0.2 * effects.max()
+        bound = result.missed(threshold)
+        covered += bound >= (effects[left] >= threshold).sum()
+        said_something += bound < left.sum()
+    assert covered >= 190
+    assert said_something >= 190
+
+
+def test_saturated_attention_is_missed_by_slopes_and_found_by_patched_patterns():
+    """Patterns are exactly 0 or 1: no query has a slope, though it decides alone what its head copies to the logits."""
+    config = ji.TransformerConfig(
+        n_layers=2, d_model=8, n_heads=2, d_vocab=11, n_ctx=8, attn_only=True, final_norm=False
+    )  # fmt: skip
+    model, base = ji.Transformer(config), random_tokens(config)
+    params = dict(random_params(model))
+    params["W_Q"] = 1e4 * params["W_Q"]
+    source, run = altered(config, base), {"site": "q", "metric": METRIC}
+    exact = ji.activation_patching(model, params, base, source, over=("layer", "pos", "head"), **run)
+    assert float(abs(exact.sel(layer=1)).max()) > 0.1
+    assert float(abs(ji.attribution_patching(model, params, base, source, **run)).max()) == 0
+    fixed = ji.attribution_patching(model, params, base, source, method="atp_star", grad_drop=False, **run)
+    np.testing.assert_allclose(fixed.sel(layer=1), exact.sel(layer=1), atol=1e-5)
+    found = {}
+    for method in ("grad", "atp_star"):
+        result = ji.localize(
+            model, params, base, source, method=method, verify=3, sample=0, key=jax.random.key(0), **run
+        )
+        found[method] = float(abs(result.found(1).effect).max())
+    assert found["atp_star"] > 2 * found["grad"]
+    assert found["atp_star"] >= float(abs(exact.sel(layer=1)).max()) - 1e-5
+
+
+def test_halves_tell_what_each_node_does():
+    """Where effects add up, the difference of means is the effect, and the limit covers it."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        effects = rng.normal(size=40) * (rng.random(40) < 0.2)
+        halves = _halves(jax.random.key(seed), 40, 40)
+        assert (halves.sum(axis=0) == 20).all()
+        difference, bound = _with_and_without(halves, halves @ effects, 0.95)
+        assert (bound >= np.abs(difference)).all()
+        covered += bound.max() >= np.abs(effects).max()
+    assert covered >= 190
+
+
+def test_halves_are_patched_whole():
+    """In one layer, without a norm behind it, what heads do adds up."""
+    config = ji.TransformerConfig(
+        n_layers=1, d_model=8, n_heads=4, d_vocab=11, n_ctx=8, attn_only=True, final_norm=False
+    )  # fmt: skip
+    model, base = ji.Transformer(config), random_tokens(config)
+    params, key = random_params(model), jax.random.key(0)
+    run = {"site": "z", "metric": METRIC, "over": ("role", "head"), "roles": {"END": [5, 5, 5], "EARLY": [1, 2, 3]}}
+    result = ji.localize(
+        model, params, base, altered(config, base), verify=2, sample=6, subsets=8, key=key, **run
+    )  # fmt: skip
+    rest = result.nodes.isel(node=slice(2, None))
+    halves = _halves(jax.random.split(key)[1], 8, 6)
+    difference, bound = _with_and_without(halves, halves @ rest.effect.values, 0.95)
+    np.testing.assert_allclose(rest.joint_effect, difference, atol=1e-5)
+    np.testing.assert_allclose(rest.joint_bound, bound, atol=1e-5)
+    assert result.largest_hidden() == rest.joint_bound.max() > 0
+    assert result.nodes.joint_effect[:2].isnull().all()
+
+
 def test_what_is_measured_whole_leaves_nothing():
     rng = np.random.default_rng(0)
     result, missed = drawn(rng.normal(size=30), 10, 20, rng)
     assert result.missed(1.0) == missed == 0
+    with pytest.raises(ValueError, match=r"no random halves were patched: give localize\(..., subsets=40\)"):
+        result.largest_hidden()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +182,7 @@ def test_what_is_measured_whole_leaves_nothing():
         ({"verify": -1}, "verify must be an int of at least 0, got -1"),
         ({"confidence": 1.0}, "confidence must lie between 0 and 1"),
         ({"sites": None}, "which activations"),
+        ({"subsets": 3}, "subsets must be 0, or at least 4"),
     ],
 )
 def test_what_cannot_be_meant_is_told(small, arguments, message):
