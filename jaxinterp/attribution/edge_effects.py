@@ -17,6 +17,7 @@ from jaxinterp.model.interventions import Interventions
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import at
 from jaxinterp.patching.paths import path_patching
+from jaxinterp.tasks.prompts import as_prompts
 
 #: The axes of each reader's site.
 READERS = {
@@ -36,6 +37,7 @@ def edge_effects(
     *,
     metric: Metric,
     edges: Iterable[tuple[str, str]] | xr.DataArray | None = None,
+    per_example: bool = False,
     mask: Any = None,
     base_interventions: Interventions | None = None,
     source_interventions: Interventions | None = None,
@@ -48,6 +50,7 @@ def edge_effects(
     Args:
       base, source: as in `activation_patching`: base is the run that would be edited.
       edges: `(writer, reader)` names as `EdgeScores` has them, or what its `top` and `greedy` return; None for all.
+      per_example: keep prompts apart.
       Others as in `path_patching`.
 
     Returns:
@@ -69,10 +72,12 @@ def edge_effects(
     config = model.config
     writers, readers, there = nodes(config)
     asked = there if edges is None else _asked(edges, writers, readers, there)
-    mean, error = np.full(there.shape, np.nan), np.full(there.shape, np.nan)
+    n = len(as_prompts(base, mask)) if per_example else 1
+    found, error = np.full((*there.shape, n), np.nan), np.full(there.shape, np.nan)
     run: dict[str, Any] = {
         "metric": metric, "mask": mask, "base_interventions": base_interventions,
         "source_interventions": source_interventions, "mesh": mesh, "max_bytes": max_bytes, "progress": progress,
+        "per_example": per_example,
     }  # fmt: skip
     attrs: dict[str, Any] = {}
     for senders, sender_axes, rows in _writers(config, writers):
@@ -85,12 +90,17 @@ def edge_effects(
                 model, params, base, source, senders=dict.fromkeys(senders, at()), receivers={site: at()},
                 over=over, only=asked[block].reshape(rows.shape + columns.shape), **run,
             )  # fmt: skip
-            mean[block] = effects.values.reshape(rows.size, columns.size)
-            error[block] = effects.standard_error.values.reshape(rows.size, columns.size)
+            found[block] = effects.values.reshape(rows.size, columns.size, n)
+            if not per_example:
+                error[block] = effects.standard_error.values.reshape(rows.size, columns.size)
             attrs = {name: effects.attrs[name] for name in ("base_metric", "source_metric", "n_prompts")}
     dims = ("writer", "reader")
-    coords = {"writer": writers, "reader": readers, "standard_error": (dims, error)}
-    return EdgeScores(xr.DataArray(mean, dims=dims, coords=coords, name="effect", attrs=attrs | {"method": "exact"}))
+    coords: dict[str, Any] = {"writer": writers, "reader": readers}
+    attrs["method"] = "exact"
+    if per_example:
+        return EdgeScores(xr.DataArray(found, dims=(*dims, "batch"), coords=coords, name="effect", attrs=attrs))
+    coords["standard_error"] = (dims, error)
+    return EdgeScores(xr.DataArray(found[..., 0], dims=dims, coords=coords, name="effect", attrs=attrs))
 
 
 def _asked(edges: Any, writers: list[str], readers: list[str], there: np.ndarray) -> np.ndarray:

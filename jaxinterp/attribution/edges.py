@@ -28,7 +28,9 @@ from jaxinterp.model.interventions import Interventions, joined, lerp
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.patching.activation import check_pair
 from jaxinterp.patching.batches import edits_of, make_batches, metric_of, prompts_of
+from jaxinterp.patching.cells import Axis
 from jaxinterp.patching.cost import RUN_BYTES
+from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.engine import Options
 from jaxinterp.patching.observe import foreign
 from jaxinterp.patching.tally import Tally
@@ -49,8 +51,9 @@ class EdgeScores:
 
     Attributes:
       scores: [writer, reader], or [pos, writer, reader]; NaN where there is no such edge. Mean over prompts, with its
-        standard error as the coordinate `standard_error`; metrics in `.attrs`. Writers are called "input", "a0.h1"
-        (head 1 of layer 0) and "m0", readers "a1.h2<q>", "a1.h0<k>" (the key/value head), "m1" and "logits".
+        standard error as the coordinate `standard_error`, or each prompt's, along a last axis `batch`; metrics in
+        `.attrs`. Writers are called "input", "a0.h1" (head 1 of layer 0) and "m0", readers "a1.h2<q>", "a1.h0<k>" (the
+        key/value head), "m1" and "logits".
     """
 
     scores: xr.DataArray
@@ -118,9 +121,10 @@ class EdgeScores:
         return "\n".join(["digraph {", "  rankdir=BT;", *lines, "}"])
 
     def _flat(self) -> xr.DataArray:
-        """Every edge's score, over `edge`."""
+        """Every edge's mean score, over `edge`."""
         scores = self.scores.sum("pos", skipna=False) if "pos" in self.scores.dims else self.scores
-        flat = scores.drop_vars("standard_error").stack(edge=("writer", "reader"))
+        scores = scores.mean("batch", skipna=False) if "batch" in scores.dims else scores.drop_vars("standard_error")
+        flat = scores.stack(edge=("writer", "reader"))
         return flat[~np.isnan(flat.values)]
 
 
@@ -146,6 +150,7 @@ def edge_attribution(
     rule: str = "right",
     path: str = "inputs",
     by_position: bool = False,
+    per_example: bool = False,
     mask: Any = None,
     base_interventions: Interventions | None = None,
     source_interventions: Interventions | None = None,
@@ -163,7 +168,7 @@ def edge_attribution(
       path: for "eap_ig": "inputs", the embedding goes from base to source; "activations", the output of each writer's
         layer does, for the edges that begin there; "clean-corrupted", the two runs themselves.
       steps, rule: for "eap_ig": how many gradients (by default 5) and where, as in `attribution_patching`.
-      by_position: keep positions apart.
+      by_position: keep positions apart. per_example: keep prompts apart.
       Others as in `attribution_patching`.
 
     Returns:
@@ -216,7 +221,7 @@ def edge_attribution(
     run = functools.partial(_by_activations if path == "activations" else _by_inputs, by_position=by_position)
     writers, readers, there = nodes(config)
     shape = (n_pos,) * by_position + there.shape
-    tally = Tally.fresh((), int(np.prod(shape)), len(base), per_example=False)
+    tally = Tally.fresh((), int(np.prod(shape)), len(base), per_example=per_example)
     with tqdm(total=len(base), desc="prompts", unit="prompt", delay=1, disable=options.hidden) as bar:
         for batch in batches:
             scores, base_metric, source_metric = run(
@@ -230,18 +235,15 @@ def edge_attribution(
             tally.close_batch(batch, per_prompt=False)
             bar.update(batch.n)
 
-    n = len(base)
-    error = np.sqrt(tally.spread / (n - 1) / n) if n > 1 else np.full(len(tally.mean), np.nan)
-    dims = (("pos",) if by_position else ()) + ("writer", "reader")
-    mean, error = (np.where(there, values.reshape(shape), np.nan) for values in (tally.mean, error))
-    attrs = {
-        "base_metric": float(tally.base_each.mean()), "source_metric": float(tally.source_each.mean()), "n_prompts": n,
-        "method": f"edge_attribution ({method})",
-    }  # fmt: skip
-    coords: dict[str, Any] = {"writer": writers, "reader": readers, "standard_error": (dims, error)}
-    if by_position:
-        coords["pos"] = np.arange(n_pos)
-    return EdgeScores(xr.DataArray(mean, dims=dims, coords=coords, name="effect", attrs=attrs))
+    axes = [Axis("pos", "pos", list(range(n_pos)), None)] * by_position
+    axes += [Axis(name, name, labels, None) for name, labels in (("writer", writers), ("reader", readers))]
+    scores = effect_array(
+        tally, tuple(axes), base, normalize=False, per_example=per_example, method=f"edge_attribution ({method})"
+    )
+    exists = xr.DataArray(there, dims=("writer", "reader"))
+    if not per_example:
+        scores["standard_error"] = scores.standard_error.where(exists)
+    return EdgeScores(scores.where(exists))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "by_position"))

@@ -1,8 +1,8 @@
 """Finding what matters: estimates for everything, exact patches for the largest, and a bound on what is missed.
 
 Nodes are ranked by an estimate that costs a few passes, and patched exactly in that order until a budget is spent.
-There are two ways to bound what lies below. A random sample of it is patched too: whatever the estimates are worth, that
-bounds how many nodes of at least some effect can be left (the exact hypergeometric limit: no assumption is made about
+There are two ways to bound what lies below. A random sample of it is patched too: whatever the estimates are worth,
+that bounds how many nodes of at least some effect can be left (the exact hypergeometric limit: nothing is assumed of
 effects). And random halves of it are patched, each all at once: a node that does much does so in the halves that hold
 it, and not in the others (the diagnostics of AtP*, Kramar et al. 2024).
 """

@@ -152,10 +152,8 @@ def path_patching(
         model, params, base, source, metric, send, receive, asked, edits, source_edits, ioi, mode == "ioi", options
     )
     tally = run_sweep(sweep, options, per_example=per_example, per_prompt=normalize == "per_prompt")
-    for found in (tally.mean, tally.spread) if only is not None else ():
+    for found in (tally.each,) if per_example else (tally.mean, tally.spread):
         found[~asked.reshape(-1)] = np.nan
-    if per_example and only is not None:
-        tally.each[~asked.reshape(-1)] = np.nan
     axes = [dataclasses.replace(a, name=n) for a, n in zip((*send.axes, *receive.axes), names, strict=True)]
     effects = effect_array(
         tally, tuple(axes), base, normalize=normalize, per_example=per_example, method="path_patching", mode=mode,

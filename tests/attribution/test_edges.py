@@ -81,6 +81,10 @@ def check_edges(config, side, method, by_position):
     found = ji.edge_attribution(
         model, params, base, source, metric=METRIC, mask=mask, by_position=by_position, **how
     ).scores
+    each = ji.edge_attribution(
+        model, params, base, source, metric=METRIC, mask=mask, by_position=by_position, per_example=True, **how
+    ).scores
+    np.testing.assert_allclose(each.mean("batch"), found, rtol=0, atol=1e-12)
     found = found.sel(writer=writers, reader=readers)
     expected = expected if by_position else np.where(np.isnan(expected[0]), np.nan, np.nansum(expected, axis=0))
     scale = max(1.0, float(np.nanmax(np.abs(expected))))
@@ -115,6 +119,8 @@ def check_effects(config, side, seed, n):
     edges = [(writers[i], readers[j]) for i, j in places]
     found = ji.edge_effects(model, params, base, source, metric=METRIC, edges=edges, mask=mask).scores
     assert int(found.notnull().sum()) == len(edges)
+    each = ji.edge_effects(model, params, base, source, metric=METRIC, edges=edges, mask=mask, per_example=True).scores
+    np.testing.assert_allclose(each.mean("batch"), found, rtol=0, atol=1e-12)
     before = METRIC.fn(*read_of(model, params, base, mask, {}), *METRIC.data)
     for writer, reader in edges:
         change = theirs[writer] - ours[writer]
