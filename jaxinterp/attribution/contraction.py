@@ -80,7 +80,7 @@ def contract(
 
     def total(probes: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         probing = {name: add(probe) for name, probe in probes.items()}
-        each, cache = observed(model, params, prompts, joined(edits, probing), metric, ("resid_pre",), "products")
+        each, cache = observed(model, params, prompts, joined(edits, probing), metric, ("resid_pre",), "blocks")
         return each.sum(), cache["resid_pre"]
 
     zeros = {name: jnp.zeros(sites[name].shape(geometry.batch, geometry.pos), dtype) for name in probed}
@@ -88,10 +88,14 @@ def contract(
     blocks = {name: params[name] for name in block_names(config)}
     by_layer, shared = split_layers(edits, sites)
     written = _written(change, blocks["W_O"])
+    if not by_position:  # in the order of the products once for all, not copied into it for each layer of readers
+        written = jax.lax.optimization_barrier(written.reshape(*written.shape[:2], -1))
 
     def dot(wanted: jax.Array) -> jax.Array:
         """All writers against readers [batch, reader, pos, d_model]."""
-        return jnp.einsum(f"bwpd,brpd->{'bpwr' if by_position else 'bwr'}", written, wanted)
+        if by_position:
+            return jnp.einsum("bwpd,brpd->bpwr", written, wanted)
+        return jnp.einsum("bwc,brc->bwr", written, wanted.reshape(*wanted.shape[:2], -1))
 
     def readers_of(layer: jax.Array, scanned: Any) -> tuple[jax.Array, jax.Array]:
         weights, layer_edits, x, own = scanned
@@ -110,8 +114,16 @@ def contract(
 
 def _written(change: Change, W_O: jax.Array) -> jax.Array:
     """What each writer's change adds to the stream: [batch, writer, pos, d_model]."""
-    of_layers = jnp.einsum("lbphf,lhfd->blhpd", change.z, W_O)
-    if change.mlp_out is not None:
-        of_layers = jnp.concatenate([of_layers, jnp.swapaxes(change.mlp_out, 0, 1)[:, :, None]], axis=2)
-    of_layers = of_layers.reshape(of_layers.shape[0], -1, *of_layers.shape[3:])
-    return jnp.concatenate([change.entering[:, None], of_layers], axis=1)
+    n_layers, batch, pos, n_heads, _ = change.z.shape
+    per_layer = n_heads + (change.mlp_out is not None)
+    written = jnp.zeros((batch, 1 + n_layers * per_layer, pos, W_O.shape[-1]), change.z.dtype)
+
+    def put_layer(written: jax.Array, scanned: Any) -> tuple[jax.Array, None]:
+        layer, z, weights, mlp_out = scanned
+        own = jnp.einsum("bphf,hfd->bhpd", z, weights)
+        if mlp_out is not None:
+            own = jnp.concatenate([own, mlp_out[:, None]], axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(written, own, 1 + layer * per_layer, axis=1), None
+
+    layers = jnp.arange(n_layers), change.z, W_O, change.mlp_out
+    return jax.lax.scan(put_layer, written.at[:, 0].set(change.entering), layers)[0]
