@@ -35,6 +35,8 @@ asks = (
         model, params, base, source, base_interventions={"attn_out": ji.scale(0.5, ji.at(layer=0))}, **run, **how),
     lambda **how: ji.path_patching(model, params, base, source, senders={"z": ji.at()}, receivers={"k_input": ji.at()},
         over=("sender_layer", "sender_head", "receiver_layer"), metric=ji.logit_diff(1, 2), **how),
+    lambda **how: ji.attribution_patching(model, params, base, source, **run, **how),
+    lambda **how: ji.attribution_patching(model, params, base[:5], source[:5], method="atp_star", **run, **how),
 )
 for ask in asks:
     np.testing.assert_allclose(ask(mesh=mesh), ask(), atol=1e-4)
