@@ -233,3 +233,11 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     other = subprocess.run([*recipe, "--seed", "1", "--folder", str(killed)], capture_output=True, text=True)
     assert other.returncode != 0
     assert "remove it or go on with that" in other.stderr
+
+
+def test_the_committed_model_tells_held_out_near_misses():
+    model, params, _ = ji.load("brackets")
+    data = brackets(400, seed=3, split="held_out", kinds=(*NEAR_MISSES, *("balanced",) * len(NEAR_MISSES)))
+    logits, _ = model.apply(params, data.tokens, mask=data.mask, positions=0)
+    assert (np.argmax(logits[:, 0], axis=-1) == data.label).mean() > 0.99
+    assert 0.4 < data.label.mean() < 0.6
