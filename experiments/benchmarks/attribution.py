@@ -4,9 +4,9 @@
 
 A model in GPT-2-small's shape with random float32 weights, 8 prompts of 15 tokens that differ from token 0 on, the
 logit difference at the last position. Times are warm medians. A forward pass is `model.apply` under `jit`, that gives
-the logits which the metric reads, or all of them. Memory is what XLA says a compiled program takes beside its arguments, against one
-gradient of the same forward with respect to the embedding, which keeps each block's input alone, plus what the
-estimates are.
+the logits which the metric reads, or all of them. Memory is what XLA says a compiled program takes beside its
+arguments, against one gradient of the same forward with respect to the embedding, which keeps each block's input alone,
+plus what the estimates are.
 """
 
 import argparse
