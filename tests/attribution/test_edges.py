@@ -156,6 +156,7 @@ def test_scores_are_those_of_private_copies(config, side, method, by_position):
 @budget(60)
 @given(*ARGUMENTS, st.booleans())
 def test_scores_are_those_of_private_copies_in_many(config, side, method, by_position):
+    jax.clear_caches()  # a process may map only so many programs
     with jax.enable_x64(True):
         check_edges(config, side, method, by_position)
 
@@ -171,6 +172,7 @@ def test_exact_effects_are_those_of_private_copies(config, side, seed):
 @budget(30)
 @given(configs(**ADDITIVE), st.sampled_from([None, "left"]), st.integers(0, 99))
 def test_exact_effects_are_those_of_private_copies_in_many(config, side, seed):
+    jax.clear_caches()  # a process may map only so many programs
     with jax.enable_x64(True):
         check_effects(config, side, seed, n=10)
 
