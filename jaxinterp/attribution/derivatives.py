@@ -42,6 +42,7 @@ def check_differentiable(model: Any, base: Prompts, base_interventions: Interven
 
 def _check(what: str, fn: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> None:
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    jax.eval_shape(fn, x)  # what is wrong with the function itself is told as it is
     try:
         traced = jax.make_jaxpr(lambda x, change: jax.jvp(fn, (x,), (change,)))(x, x)
     except Exception as error:

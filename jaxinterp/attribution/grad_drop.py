@@ -1,8 +1,9 @@
 """GradDrop with one way up and one way down: what backward passes have in common is computed once.
 
 Leaving a layer's additions out of the gradient changes nothing in the layers above it. So the way down begins with one
-gradient, and each layer adds one more, its own: half of what a backward pass for every layer would take. Layers go in a
-few segments, whose gradients go down together; a block is computed again on the way down, and only its input is kept.
+gradient, and each layer adds one more, its own: half of what a backward pass for every layer would take, if it were
+done layer by layer. Layers go in a few segments, whose gradients go down together (12 layers in 4: two thirds). A block
+of the base run is computed again on the way down, and only its input is kept.
 """
 
 import functools
