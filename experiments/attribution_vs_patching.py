@@ -7,7 +7,7 @@ come from the clean one, and effects are on the logit difference of the two name
 position, and one head, neuron or attended position. Positions before S2, where the two runs are the same, are left
 out, and so are cells whose exact effect is 0 in every prompt: they cannot reach the metric. Mean effects over prompts
 are compared; intervals are from a bootstrap over prompts. Frozen: the scales of all norms are constants in derivatives
-(`ji.stop_gradient`), while exact effects are what they are.
+(`ji.freeze_norms`), while exact effects are what they are.
 """
 
 import functools
@@ -31,8 +31,6 @@ N_LAYERS = 6
 N_NEURONS = 24
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "mlp_post")
-
-FROZEN = {site: ji.stop_gradient() for site in ("ln1.scale", "ln2.scale", "ln_final.scale")}
 
 
 def grids(positions: range, neurons: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -220,7 +218,11 @@ CLAIMS = (
 
 def estimated(pair: Mapping[str, Any], method: Method, *, frozen: bool) -> dict[str, xr.DataArray]:
     """The estimates for all sites, from one call, by cell and prompt."""
-    how: dict[str, Any] = {**pair, **method.how, "base_interventions": FROZEN if frozen else None}
+    how: dict[str, Any] = {
+        **pair,
+        **method.how,
+        "base_interventions": ji.freeze_norms(pair["model"]) if frozen else None,
+    }
     return dict(ji.attribution_patching(**how, sites=SITES, per_example=True))
 
 

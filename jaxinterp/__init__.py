@@ -12,6 +12,8 @@ from jaxinterp.attribution.ablation import attribution_ablation
 from jaxinterp.attribution.attention import attention_attribution, value_attribution
 from jaxinterp.attribution.edge_effects import edge_effects
 from jaxinterp.attribution.edges import EdgeScores, edge_attribution
+from jaxinterp.attribution.forward import attribution_to_logits
+from jaxinterp.attribution.freeze import freeze_attention, freeze_norms
 from jaxinterp.attribution.gradients import gradients
 from jaxinterp.attribution.localize import Localization, localize
 from jaxinterp.attribution.patching import attribution_patching
@@ -82,6 +84,7 @@ __all__ = [
     "attention_attribution",
     "attribution_ablation",
     "attribution_patching",
+    "attribution_to_logits",
     "builtin_models",
     "causal_tracing",
     "center_unembedding",
@@ -95,6 +98,8 @@ __all__ = [
     "evaluate",
     "fold_layer_norm",
     "fold_value_biases",
+    "freeze_attention",
+    "freeze_norms",
     "generate",
     "gradients",
     "harvest",

@@ -37,6 +37,8 @@ asks = (
         over=("sender_layer", "sender_head", "receiver_layer"), metric=ji.logit_diff(1, 2), **how),
     lambda **how: ji.attribution_patching(model, params, base, source, **run, **how),
     lambda **how: ji.attribution_patching(model, params, base[:5], source[:5], method="atp_star", **run, **how),
+    lambda **how: ji.attribution_to_logits(model, params, base[:5], source[:5], site="mlp_out", over=("pos",), **how),
+    lambda **how: ji.edge_attribution(model, params, base[:5], source[:5], metric=ji.logit_diff(1, 2), **how).scores,
 )
 for ask in asks:
     np.testing.assert_allclose(ask(mesh=mesh), ask(), atol=1e-4)

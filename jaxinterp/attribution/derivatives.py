@@ -29,32 +29,42 @@ def check_differentiable(model: Any, base: Prompts, base_interventions: Interven
     for site, several in joined(base_interventions).items():
         for one in several:
             own = getattr(one.fn, "__module__", "").startswith("jaxinterp.") or one.fn is jax.lax.stop_gradient
-            if own or one.where is not None:
-                continue  # a function of some entries alone is told by what it is given, which is not known yet
+            if own:
+                continue
             shape = sites[site].shape(geometry.batch, geometry.pos)[int(sites[site].per_layer) :]
-            _check(f"the function at {site!r} in base_interventions", applied(one), shape)
-    if metric.capture or "logits" not in sites or sites["logits"].sizes[-1] is None:
+            _check(f"the function at {site!r} in base_interventions", applied(one), _floats(shape))
+    if "logits" not in sites or sites["logits"].sizes[-1] is None:
         return
     columns = sites["logits"].sizes[-1] if metric.columns is None else jnp.shape(metric.columns)[-1]
-    shape = (geometry.batch, n_positions_read(metric.positions, geometry), columns)
-    _check("metric", lambda logits: score_read(metric, logits, {}), shape)
+    read = {
+        "logits": _floats((geometry.batch, n_positions_read(metric.positions, geometry), columns)),
+        "cache": {name: _floats(sites[name].shape(geometry.batch, geometry.pos)) for name in metric.capture},
+    }
+    if all(where is None for where in metric.capture.values()):
+        _check("metric", lambda read: score_read(metric, read["logits"], read["cache"]), read)
 
 
-def _check(what: str, fn: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> None:
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+def _floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _check(what: str, fn: Callable[[Any], jax.Array], x: Any) -> None:
     jax.eval_shape(fn, x)  # what is wrong with the function itself is told as it is
     try:
         traced = jax.make_jaxpr(lambda x, change: jax.jvp(fn, (x,), (change,)))(x, x)
     except Exception as error:
         raise ValueError(f"{what} cannot be differentiated: {error}") from error
-    of_x, of_change = (_reached(traced.jaxpr, variable) for variable in traced.jaxpr.invars)
+    half = len(traced.jaxpr.invars) // 2
+    of_x, of_change = (
+        _reached(traced.jaxpr, part) for part in (traced.jaxpr.invars[:half], traced.jaxpr.invars[half:])
+    )
     if of_x[0] and not of_change[1]:
         raise ValueError(f"{what} changes in steps: its derivative is 0 everywhere, and so would every estimate be")
 
 
 def _reached(jaxpr: Jaxpr, start: Any) -> list[bool]:
-    """Which outputs of a traced function depend on one of its inputs."""
-    reached = {start}
+    """Which outputs of a traced function depend on some of its inputs."""
+    reached = set(start)
     for equation in jaxpr.eqns:
         if any(not isinstance(v, Literal) and v in reached for v in equation.invars):
             reached.update(equation.outvars)

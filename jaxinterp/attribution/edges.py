@@ -20,14 +20,14 @@ from tqdm.auto import tqdm
 
 from jaxinterp.attribution.contraction import Change, Scores, change_of, contract
 from jaxinterp.attribution.derivatives import check_differentiable
-from jaxinterp.attribution.estimates import observed, toward
+from jaxinterp.attribution.estimates import even_batches, observed, toward
 from jaxinterp.attribution.integrated import quadrature
 from jaxinterp.metrics import Metric
 from jaxinterp.model.config import TransformerConfig, suggest
 from jaxinterp.model.interventions import Interventions, joined, lerp
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.patching.activation import check_pair
-from jaxinterp.patching.batches import edits_of, make_batches, metric_of, prompts_of
+from jaxinterp.patching.batches import edits_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Axis
 from jaxinterp.patching.cost import RUN_BYTES
 from jaxinterp.patching.effects import effect_array
@@ -154,6 +154,7 @@ def edge_attribution(
     mask: Any = None,
     base_interventions: Interventions | None = None,
     source_interventions: Interventions | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     max_bytes: int | None = None,
     progress: bool | None = None,
 ) -> EdgeScores:
@@ -206,7 +207,7 @@ def edge_attribution(
     else:
         points = quadrature(rule, 5 if steps is None else steps)
     base, source = as_prompts(base, mask), as_prompts(source, mask)
-    options = Options(max_bytes=max_bytes, progress=progress)
+    options = Options(mesh, max_bytes, progress)
     check_pair(model, base, source, base_interventions, source_interventions, metric)
     check_differentiable(model, base, base_interventions, metric)
     edits, source_edits = joined(base_interventions), joined(source_interventions)
@@ -215,9 +216,8 @@ def edge_attribution(
 
     n_pos = np.shape(base.tokens)[1]
     together = foreign(edits) or foreign(source_edits)
-    cut = metric.positions is not None and not metric.capture and not by_position
-    size = len(base) if together else _prompts_at_a_time(config, n_pos, options)
-    batches = make_batches(base, np.zeros(len(base), int), size, cut=cut)
+    size = None if together else _prompts_at_a_time(config, n_pos, options)
+    batches = even_batches(base, metric, size, options, by_position=by_position)
     run = functools.partial(_by_activations if path == "activations" else _by_inputs, by_position=by_position)
     writers, readers, there = nodes(config)
     shape = (n_pos,) * by_position + there.shape
@@ -225,8 +225,8 @@ def edge_attribution(
     with tqdm(total=len(base), desc="prompts", unit="prompt", delay=1, disable=options.hidden) as bar:
         for batch in batches:
             scores, base_metric, source_metric = run(
-                model, params, prompts_of(base, batch), edits_of(edits, model.sites, batch, base),
-                prompts_of(source, batch), edits_of(source_edits, model.sites, batch, source),
+                model, params, options.spread(prompts_of(base, batch)), edits_of(edits, model.sites, batch, base),
+                options.spread(prompts_of(source, batch)), edits_of(source_edits, model.sites, batch, source),
                 metric_of(metric, batch, base), *points,
             )  # fmt: skip
             tally.open_work(np.asarray(base_metric), np.asarray(source_metric), 1.0, opens=True)

@@ -145,18 +145,20 @@ def estimated(
       told: for `.attrs`.
     """
     names = tuple(grids)
-    kept = tuple((name, _kept(model.sites[name], cells)) for name, cells in grids.items())
+    kept = tuple((name, axes_kept(model.sites[name], cells)) for name, cells in grids.items())
     tallies = {name: Tally.fresh((), len(cells), len(base), per_example=per_example) for name, cells in grids.items()}
     errors: dict[str, Any] = {}
+    together = together or foreign(edits)
+    size = None if together else prompts_at_a_time(model, params, base, names, options, copies)
     with tqdm(total=len(base), desc="prompts", unit="prompt", delay=1, disable=options.hidden) as bar:
-        for batch in _batches(model, params, base, metric, names, options, copies, together=together or foreign(edits)):
+        for batch in even_batches(base, metric, size, options):
             own_metric, own_edits = metric_of(metric, batch, base), edits_of(edits, model.sites, batch, base)
             found = of_batch(batch, options.spread(prompts_of(base, batch)), own_edits, own_metric, kept)
             source_metric = None if found.source_metric is None else np.asarray(found.source_metric)
             for name, tally in tallies.items():
                 part, numbers = cells_of(grids[name], model.sites, batch, base)
                 tally.open_work(np.asarray(found.base_metric), source_metric, 1.0, opens=True)
-                tally.add(numbers, _by_cell(np.asarray(found.effects[name]), model.sites[name], part.axes), 0)
+                tally.add(numbers, by_cell(np.asarray(found.effects[name]), model.sites[name], part.axes), 0)
                 tally.close_work()
                 tally.close_batch(batch, per_prompt=normalize == "per_prompt")
             for name, error in found.errors.items():
@@ -181,13 +183,13 @@ def cells_for(
     return grid(sites, (name,), over, geometry, roles)
 
 
-def _kept(spec: SiteSpec, cells: Cells) -> tuple[bool, ...]:
+def axes_kept(spec: SiteSpec, cells: Cells) -> tuple[bool, ...]:
     """Which of a site's axes are not summed over: those of its cells, and prompts."""
     dims = {spec.axis(axis.coordinate) for axis in cells.axes}
     return tuple(axis == "batch" or dim in dims for dim, axis in enumerate(spec.axes))
 
 
-def _by_cell(estimates: np.ndarray, spec: SiteSpec, axes: Sequence[Axis]) -> np.ndarray:
+def by_cell(estimates: np.ndarray, spec: SiteSpec, axes: Sequence[Axis]) -> np.ndarray:
     """[cell, batch] from an array of the site's rank, full where cells or prompts differ."""
     dims = [dim for axis in axes if (dim := spec.axis(axis.coordinate)) is not None]
     batch = spec.axes.index("batch")
@@ -204,27 +206,29 @@ def _by_cell(estimates: np.ndarray, spec: SiteSpec, axes: Sequence[Axis]) -> np.
     return apart.reshape(-1, apart.shape[-1])
 
 
-def _batches(
-    model: Any,
-    params: Any,
-    base: Prompts,
-    metric: Metric,
-    names: tuple[str, ...],
-    options: Options,
-    copies: int,
-    *,
-    together: bool,
-) -> list[Batch]:
-    """The prompts that run together: as many as fit the budget with what a backward pass keeps of each."""
+def prompts_at_a_time(
+    model: Any, params: Any, base: Prompts, names: Sequence[str], options: Options, copies: int
+) -> int:
+    """How many prompts fit the budget with what a backward pass keeps of each."""
     n_pos = np.shape(base.tokens)[1]
     itemsize = max([4, *(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))])
     held = sum(int(np.prod(model.sites[name].shape(1, n_pos))) for name in names)
     kept = sum(int(np.prod(spec.shape(1, n_pos))) for name, spec in model.sites.items() if name not in SPLIT)
-    size = max(1, (options.max_bytes or RUN_BYTES) // (itemsize * (held + kept * copies)))
-    size = len(base) if together else size
-    cut = metric.positions is not None and not metric.capture
-    batches = make_batches(base, np.zeros(len(base), int), size, cut=cut)
-    if options.mesh is None or together:
+    return max(1, (options.max_bytes or RUN_BYTES) // (itemsize * (held + kept * copies)))
+
+
+def even_batches(
+    base: Prompts, metric: Metric, size: int | None, options: Options, *, by_position: bool = False
+) -> list[Batch]:
+    """Every prompt in batches of at most `size`, filled up so that a mesh's devices have equal shares.
+
+    Args:
+      size: None for prompts that must run together: one batch, left as it is.
+      by_position: whether the result needs all positions, so that padding behind a batch's prompts stays.
+    """
+    cut = metric.positions is not None and not metric.capture and not by_position
+    batches = make_batches(base, np.zeros(len(base), int), size or len(base), cut=cut)
+    if options.mesh is None or size is None:
         return batches
     even = options.mesh.size
     return [dataclasses.replace(b, rows=np.pad(b.rows, (0, -len(b.rows) % even), mode="edge")) for b in batches]

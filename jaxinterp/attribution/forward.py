@@ -5,15 +5,181 @@ gives the derivative of every output with respect to one patch. Few patches and 
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
 
-from jaxinterp.attribution.estimates import Estimates, Kept, nothing, observed, toward
+from jaxinterp.attribution.derivatives import check_differentiable
+from jaxinterp.attribution.estimates import (
+    Estimates,
+    Kept,
+    axes_kept,
+    cells_for,
+    check_sites,
+    even_batches,
+    nothing,
+    observed,
+    prompts_at_a_time,
+    toward,
+)
 from jaxinterp.metrics import Metric
-from jaxinterp.model.interventions import joined
-from jaxinterp.tasks.prompts import Prompts
+from jaxinterp.model.interventions import Interventions, joined
+from jaxinterp.model.layers import take_columns
+from jaxinterp.model.run import gather_rows
+from jaxinterp.model.transformer import Transformer
+from jaxinterp.model.where import Geometry, Where, selection
+from jaxinterp.patching.activation import check_pair, check_roles
+from jaxinterp.patching.batches import cells_of, edits_of, metric_of, prompts_of
+from jaxinterp.patching.cells import Over
+from jaxinterp.patching.engine import Options
+from jaxinterp.patching.observe import foreign
+from jaxinterp.tasks.prompts import Prompts, as_prompts
+
+#: Patches whose tangents are carried forward together.
+TOGETHER = 8
+
+
+def attribution_to_logits(
+    model: Any,
+    params: Any,
+    base: Any,
+    source: Any,
+    *,
+    site: str,
+    over: Over | None = None,
+    pos: Any = -1,
+    tokens: Any = None,
+    roles: Mapping[str, Any] | None = None,
+    mask: Any = None,
+    base_interventions: Interventions | None = None,
+    source_interventions: Interventions | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    max_bytes: int | None = None,
+    progress: bool | None = None,
+) -> xr.DataArray:
+    """What each patch would do to every logit, estimated to first order: forward mode, one tangent for each patch.
+
+    One entry costs about a forward pass, whatever the number of logits; `attribution_patching` gives as many entries as
+    there are for about three forward passes, but for one number.
+
+    Args:
+      pos: the position whose logits are read: an int, negative from each prompt's end, or `ji.per_example(int[batch])`.
+      tokens: int[n], which logits; None for the whole vocabulary.
+      Others as in `attribution_patching`.
+
+    Returns:
+      Mean effects on logits, labelled by the axes of `over` and `token`; their standard error over prompts (NaN for one
+      prompt) is the coordinate `standard_error`.
+
+    Raises:
+      TypeError, ValueError: at the call, for what does not fit together.
+
+    Example:
+      >>> effects = ji.attribution_to_logits(
+      ...     model, params, tokens.at[:, 2].set(7), tokens, site="z", over={"layer": [1], "head": [0, 3]})
+      >>> effects.dims, effects.sizes["token"] == model.config.d_vocab
+      (('layer', 'head', 'token'), True)
+    """
+    check_sites(model, None, site)
+    base, source = as_prompts(base, mask), as_prompts(source, mask)
+    if roles is not None:
+        check_roles(over or (), roles)
+    if tokens is not None and np.ndim(tokens) != 1:
+        raise ValueError(f"tokens must be int[n], the same for all prompts, got shape {np.shape(tokens)}")
+    read = Metric(_mean_logit, positions=pos, columns=tokens)
+    options = Options(mesh, max_bytes, progress)
+    geometry = check_pair(model, base, source, base_interventions, source_interventions, read)
+    check_differentiable(model, base, base_interventions, read)
+    edits, source_edits = joined(base_interventions), joined(source_interventions)
+    shape = jax.eval_shape(lambda: _logits(model, params, Prompts(base.tokens, base.mask), edits, read)[0]).shape
+    if shape[1] != 1:
+        raise ValueError(f"pos must be one position of each prompt, got {shape[1]}")
+    cells = cells_for(model.sites, site, over, geometry, roles or base.roles)
+    kept = ((site, axes_kept(model.sites[site], cells)),)
+    alone = foreign(edits) or foreign(source_edits)
+    size = None if alone else prompts_at_a_time(model, params, base, (site,), options, TOGETHER)
+    n, mean, spread = np.zeros((len(cells), 1)), np.zeros((len(cells), shape[2])), np.zeros((len(cells), shape[2]))
+    with tqdm(total=len(base), desc="prompts", unit="prompt", delay=1, disable=options.hidden) as bar:
+        for batch in even_batches(base, read, size, options):
+            part, numbers = cells_of(cells, model.sites, batch, base)
+            moments = _moments(
+                model, params, options.spread(prompts_of(base, batch)), edits_of(edits, model.sites, batch, base),
+                options.spread(prompts_of(source, batch)), edits_of(source_edits, model.sites, batch, source),
+                metric_of(read, batch, base), kept, part.take(np.arange(len(part)))[site], batch.n,
+            )  # fmt: skip
+            of_batch, around = (np.zeros_like(mean) for _ in range(2))  # cells behind a batch's last column do nothing
+            of_batch[numbers], around[numbers] = (np.asarray(moment, np.float64) for moment in moments)
+            change = of_batch - mean
+            spread += around + change**2 * n * batch.n / (n + batch.n)
+            mean += change * batch.n / (n + batch.n)
+            n += batch.n
+            bar.update(batch.n)
+    axes = {axis.name: axis.labels for axis in cells.axes} | {
+        "token": np.arange(shape[2]) if tokens is None else np.asarray(tokens)
+    }
+    error = np.sqrt(spread / (n - 1) / n) if len(base) > 1 else np.full_like(mean, np.nan)
+    sizes = tuple(len(labels) for labels in axes.values())
+    return xr.DataArray(
+        mean.reshape(sizes), dims=list(axes), name="effect",
+        coords=axes | {"standard_error": (list(axes), error.reshape(sizes))},
+        attrs={"n_prompts": len(base), "site": site, "method": "attribution_to_logits"},
+    )  # fmt: skip
+
+
+def _mean_logit(logits: jax.Array, cache: Any) -> jax.Array:
+    return logits.mean((1, 2))
+
+
+def _logits(
+    model: Any, params: Any, prompts: Prompts, edits: Any, read: Metric, capture: tuple[str, ...] = ()
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(the logits that are read, [batch, 1, token]; what is captured) of an edited run."""
+    run: dict[str, Any] = {"capture": capture, "mask": prompts.mask}
+    if isinstance(model, Transformer):
+        return model.apply(params, prompts.tokens, edits, positions=read.positions, columns=read.columns, **run)
+    logits, cache = model.apply(params, prompts.tokens, edits, **run)
+    rows = gather_rows(logits, read.positions, Geometry.of(prompts.tokens, prompts.mask))
+    return take_columns(rows, read.columns), cache
+
+
+@functools.partial(jax.jit, static_argnames=("model", "kept"))
+def _moments(
+    model: Any,
+    params: Any,
+    base: Prompts,
+    edits: Any,
+    source: Prompts,
+    source_edits: Any,
+    read: Metric,
+    kept: Kept,
+    patches: Where,
+    n: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """(mean, sum of squared deviations) over the first `n` prompts of each patch's effect on logits, [patch, token]."""
+    ((site, _),) = kept
+    geometry = Geometry.of(base.tokens, base.mask)
+    _, values = _logits(model, params, source, source_edits, read, (site,))
+    zeros = nothing(values, kept)
+    weights = (jnp.arange(geometry.batch) < n)[:, None]
+
+    def logits(amounts: dict[str, jax.Array]) -> jax.Array:
+        return _logits(model, params, base, joined(edits, toward(values, amounts)), read)[0][:, 0]
+
+    _, along = jax.linearize(logits, zeros)
+
+    def of_patch(where: Where) -> tuple[jax.Array, jax.Array]:
+        chosen = selection(where, model.sites[site], geometry)
+        assert chosen is not None  # a patch of everything has a mask that says so
+        effects = along({site: jnp.broadcast_to(chosen, zeros[site].shape).astype(zeros[site].dtype)})
+        mean = jnp.sum(effects * weights, axis=0) / n
+        return mean, jnp.sum(jnp.square(effects - mean) * weights, axis=0)
+
+    return jax.lax.map(of_patch, patches, batch_size=TOGETHER)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "kept", "remat"))

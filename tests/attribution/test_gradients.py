@@ -67,6 +67,10 @@ def check_slopes(config, side, site, standing, metric, seed):
     np.testing.assert_allclose(parts.sum(parts.dims[:-1]), estimate, rtol=0, atol=1e-9 * scale)
 
 
+def _sign_of_the_stream(logits, cache):
+    return jnp.sign(cache["resid_final"][:, -1, 0])
+
+
 def _norm_of_the_stream(logits, cache):
     return jnp.square(cache["resid_final"][:, -1]).sum(-1)
 
@@ -150,6 +154,28 @@ def test_forward_mode_and_batches_of_one_give_the_same(exact):
         np.testing.assert_allclose(forward[site], found[site], atol=1e-12)
 
 
+def test_effects_on_logits_are_those_on_each_logit(exact):
+    model, params, base, source = exact
+    roles = {"here": [1, 2, 3], "END": [-1, -1, -1]}
+    run = {"site": "z", "over": {"role": None, "layer": [2, 0]}, "roles": roles}
+    found = ji.attribution_to_logits(model, params, base, source, max_bytes=1, **run)
+    assert found.dims == ("role", "layer", "token")
+    for token in range(model.config.d_vocab):
+        metric = ji.Metric(_first, positions=-1, columns=[token])
+        each = ji.attribution_patching(model, params, base, source, metric=metric, **run)
+        np.testing.assert_allclose(found.sel(token=token), each, atol=1e-12)
+        np.testing.assert_allclose(found.sel(token=token).standard_error, each.standard_error, atol=1e-12)
+    some = ji.attribution_to_logits(model, params, base, source, tokens=[7, 2], pos=ji.per_example([5, 5, 5]), **run)
+    np.testing.assert_allclose(some, found.sel(token=[7, 2]), atol=1e-12)
+    for wrong, message in (({"tokens": [99]}, "column 99"), ({"pos": [0, 1]}, "pos must be one position")):
+        with pytest.raises(ValueError, match=message):
+            ji.attribution_to_logits(model, params, base, source, **run, **wrong)
+
+
+def _first(logits, cache):
+    return logits[:, 0, 0]
+
+
 def test_roles_and_chosen_entries_are_those_of_the_whole(exact):
     model, params, base, source = exact
     run = {"site": "z", "metric": METRIC, "per_example": True}
@@ -204,7 +230,7 @@ def test_frozen_norms_leave_the_centred_stream_its_own_direction(exact):
     np.testing.assert_allclose((free * centred).sum(-1), 0, atol=1e-12)
     frozen = ji.gradients(
         model, params, base, sites=("resid_final",), metric=METRIC,
-        base_interventions={"ln_final.scale": ji.stop_gradient()},
+        base_interventions=ji.freeze_norms(model),
     )["resid_final"]  # fmt: skip
     assert abs((frozen * centred).sum(-1)).max() > 0.1
 
@@ -222,8 +248,9 @@ def test_frozen_norms_leave_the_centred_stream_its_own_direction(exact):
         ({"site": "mlp_out", "over": ("head",)}, "site 'mlp_out' has no such axis"),
         ({"site": "z", "metric": ji.Metric(lambda logits, cache: logits)}, "must return one number per prompt"),
         ({"site": "z", "metric": ji.rank(3)}, "metric changes in steps: its derivative is 0 everywhere"),
+        ({"site": "z", "metric": ji.Metric(_sign_of_the_stream, capture=("resid_final",))}, "metric changes in steps"),
         (
-            {"site": "z", "base_interventions": {"z": ji.apply_fn(jnp.round)}},
+            {"site": "z", "base_interventions": {"z": ji.apply_fn(jnp.round, where=ji.at(head=1))}},
             "the function at 'z' in base_interventions changes in steps",
         ),
         (
