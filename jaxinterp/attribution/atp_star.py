@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp.attribution.estimates import Estimates, Kept, nothing, observed, sum_to, toward
-from jaxinterp.attribution.grad_drop import OUTPUTS, can_share, through, with_layers_dropped
+from jaxinterp.attribution.layerwise import OUTPUTS, can_go, layer_by_layer, through
 from jaxinterp.attribution.softmax import effects_of_patterns, moved_patterns
 from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Intervention, add, joined, replace
@@ -38,8 +38,8 @@ def with_fixes(
     grad_drop: bool,
 ) -> Estimates:
     """Estimates with the QK fix; with GradDrop, the mean of their absolute values over the layers that are left out."""
-    if grad_drop and can_share(model, metric, kept):
-        return with_layers_dropped(model, params, base, edits, source, source_edits, metric, kept)
+    if can_go(model, metric, kept, drop=grad_drop):
+        return layer_by_layer(model, params, base, edits, source, source_edits, metric, kept, drop=grad_drop, fix=True)
     names = tuple(name for name, _ in kept)
     fixed = tuple(name for name in names if name in ("q", "k"))
     source_metric, values = observed(model, params, source, source_edits, metric, names)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxinterp.attribution.derivatives import check_differentiable
 from jaxinterp.attribution.estimates import Estimates, Kept, check_sites, nothing, observed, toward
+from jaxinterp.attribution.layerwise import can_go, layer_by_layer
 from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Interventions, add, joined
 from jaxinterp.patching.activation import check_run
@@ -87,6 +88,8 @@ def at_base(
     remat: str | None,
 ) -> Estimates:
     """Estimates from the gradient of the base run."""
+    if can_go(model, metric, kept, drop=False):
+        return layer_by_layer(model, params, base, edits, source, source_edits, metric, kept, drop=False, fix=False)
     source_metric, values = observed(model, params, source, source_edits, metric, tuple(name for name, _ in kept))
 
     def total(amounts: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -88,14 +88,16 @@ class Tally:
         if self.each.size:
             self.each[:, rows] = self.effects[:, own] / distance
         else:
-            together = max(1, 2**22 // max(1, batch.n))  # cells, so that no second copy of all effects is made
-            total = self.n + batch.n
+            together = max(1, 2**16 // max(1, batch.n))  # cells, whose effects stay in the processor's cache meanwhile
+            total, even = self.n + batch.n, np.full(batch.n, 1 / batch.n)
             for first in range(0, len(self.effects), together):
                 part = slice(first, first + together)
                 effects = self.effects[part, own].astype(np.float64) / distance
-                mean = effects.mean(axis=1)
+                mean = effects @ even
                 change = mean - self.mean[part]
-                self.spread[part] += ((effects - mean[:, None]) ** 2).sum(axis=1) + change**2 * self.n * batch.n / total
+                effects -= mean[:, None]
+                around = np.einsum("cb,cb->c", effects, effects)
+                self.spread[part] += around + change**2 * self.n * batch.n / total
                 self.mean[part] += change * (batch.n / total)
             self.n = total
         self.effects = np.zeros((0, 0))

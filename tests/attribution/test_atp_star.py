@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import jaxinterp as ji
 from jaxinterp.attribution.atp_star import with_fixes
-from jaxinterp.attribution.grad_drop import through, with_layers_dropped
+from jaxinterp.attribution.layerwise import known, layer_by_layer, through
 from jaxinterp.attribution.softmax import share_moved
 
 METRIC = ji.logit_diff([0, 1, 0], [1, 0, 1])
@@ -105,7 +105,7 @@ def test_one_way_down_for_all_layers_left_out_equals_one_for_each():
         source, kept = altered(config, base), {"q": (True,) * 4 + (False,), "k": (True,) * 4 + (False,)}
         kept |= {"pos_embed": (True, True, False), "mlp_post": (True, True, False, True)}
         one = (model, params, ji.Prompts(base), {}, ji.Prompts(source), {}, METRIC, tuple(kept.items()))
-        shared = with_layers_dropped(*one)
+        shared = layer_by_layer(*one, drop=True, fix=True)
         same = ji.Metric(
             METRIC.fn, *METRIC.data, positions=METRIC.positions, columns=METRIC.columns, capture=("resid_final",)
         )
@@ -114,17 +114,19 @@ def test_one_way_down_for_all_layers_left_out_equals_one_for_each():
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def test_a_share_of_a_gradient_is_the_slope_of_a_share():
-    """Against finite differences: with a share of 1 nothing is held still, with 0 everything is."""
+def test_custom_derivatives_are_slopes():
     with jax.enable_x64(True):
         x, direction = jnp.array([0.3, -1.2]), jnp.array([0.5, 2.0])
-        for share in (0.0, 1.0, 0.25):
+        for share in (0.0, 1.0, 0.25):  # with a share of 1 nothing is held still, with 0 everything is
             slope = jax.grad(lambda x, share=share: jnp.sin(through(x, jnp.array(share)) * x).sum())(x) @ direction
 
             def moved(t, share=share):  # a share of the value goes along
                 return jnp.sin((x + share * t * direction) * (x + t * direction)).sum()
 
             np.testing.assert_allclose(slope, (moved(1e-5) - moved(-1e-5)) / 2e-5, rtol=1e-8)
+        slope = jax.grad(lambda x: (known(jnp.sin(x), jnp.sin(x)) ** 2).sum())(x) @ direction  # told what it is
+        moved = [(jnp.sin(x + t * direction) ** 2).sum() for t in (1e-5, -1e-5)]
+        np.testing.assert_allclose(slope, (moved[0] - moved[1]) / 2e-5, rtol=1e-8)
 
 
 def test_grad_drop_needs_another_layer():
