@@ -52,7 +52,7 @@ def effect_array(
     if per_example:
         each = (tally.each / scale).reshape(*shape, n)
         return xr.DataArray(each, dims=[*names, "batch"], coords=coords, name="effect", attrs=attrs)
-    error = np.sqrt(tally.spread / (n - 1) / n) / abs(scale) if n > 1 else np.full(len(tally.mean), np.nan)
+    error = np.sqrt(tally.spread / (n * (n - 1) * scale**2)) if n > 1 else np.full(len(tally.mean), np.nan)
     coords["standard_error"] = (names, error.reshape(shape))
     mean = (tally.mean / scale).reshape(shape)
     return xr.DataArray(mean, dims=names, coords=coords, name="effect", attrs=attrs)

@@ -88,18 +88,18 @@ class Tally:
         if self.each.size:
             self.each[:, rows] = self.effects[:, own] / distance
         else:
-            together = max(1, 2**16 // max(1, batch.n))  # cells, whose effects stay in the processor's cache meanwhile
-            total, even = self.n + batch.n, np.full(batch.n, 1 / batch.n)
+            together = max(1, 2**16 // max(1, batch.n))  # cells, so that their effects stay in the processor's cache
+            even = np.full(batch.n, 1 / batch.n)
             for first in range(0, len(self.effects), together):
                 part = slice(first, first + together)
                 effects = self.effects[part, own].astype(np.float64) / distance
                 mean = effects @ even
-                change = mean - self.mean[part]
                 effects -= mean[:, None]
-                around = np.einsum("cb,cb->c", effects, effects)
-                self.spread[part] += around + change**2 * self.n * batch.n / total
-                self.mean[part] += change * (batch.n / total)
-            self.n = total
+                share = batch.n / (self.n + batch.n)
+                change = mean - self.mean[part]
+                self.spread[part] += np.einsum("cb,cb->c", effects, effects) + change**2 * (self.n * share)
+                self.mean[part] += change * share
+            self.n += batch.n
         self.effects = np.zeros((0, 0))
         self.batch, self.work = self.batch + 1, 0
 
