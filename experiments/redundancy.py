@@ -3,8 +3,8 @@
     python experiments/redundancy.py
 
 Noising of indirect objects in two models of one recipe, seed and data, with and without dropout of attention patterns
-in training (`models/english_dropout`, `models/english/cycles/2`). A head's output `z`, over all positions, is set to
-that of the corrupted prompt:
+in training (`models/english_dropout`, `models/english/cycles/1`: after one cycle each). A head's output `z`, over all
+positions, is set to that of the corrupted prompt:
 
     total     its effect on the logit difference
     direct    the same, while nothing but the unembedding sees the change
@@ -33,7 +33,7 @@ MODELS = Path(__file__).parents[1] / "models"
 
 #: Name -> folder of weights. The one without is at the same step of training as the one with.
 FOLDERS: Mapping[str, Path] = {
-    "without dropout": MODELS / "english" / "cycles" / "2",
+    "without dropout": MODELS / "english" / "cycles" / "1",
     "with dropout": MODELS / "english_dropout",
 }
 

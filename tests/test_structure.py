@@ -107,6 +107,16 @@ def test_techniques_take_their_arguments_in_one_order():
         assert {"mask", "base_interventions", "metric", "per_example"} <= set(names)
         if function is not ji.evaluate:  # one run needs no chunks, no bar, and no source
             assert {"source_interventions", "mesh", "max_bytes", "progress", "resume"} <= set(names)
+    for function in (
+        ji.attribution_patching,
+        ji.attribution_to_logits,
+        ji.localize,
+        ji.edge_attribution,
+        ji.edge_effects,
+    ):
+        names = list(inspect.signature(function).parameters)
+        assert names[:4] == ["model", "params", "base", "source"]
+        assert {"mask", "base_interventions", "source_interventions", "mesh", "max_bytes", "progress"} <= set(names)
 
 
 def test_importing_has_no_side_effects():

@@ -9,6 +9,7 @@ writer's source output in place of its base output is (Syed et al. 2023, EAP; Ha
 
 import dataclasses
 import functools
+import heapq
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +80,15 @@ class EdgeScores:
         if type(n) is not int or not 0 < n <= len(flat):
             raise ValueError(f"n must lie between 1 and {len(flat)} edges, got {n!r}")
         order = np.argsort(-np.abs(flat.values), kind="stable")
-        writers, readers = flat.writer.values, flat.reader.values
-        reached, chosen = {"logits"}, list[int]()
-        left = list(order)
-        while len(chosen) < n:
-            following = next((edge for edge in left if node_of(str(readers[edge])) in reached), None)
-            if following is None:
-                break
-            left.remove(following)
-            chosen.append(following)
-            reached.add(str(writers[following]))
+        into: dict[str, list[int]] = {}  # the places in the order of the edges into each component
+        for place, edge in enumerate(order):
+            into.setdefault(node_of(str(flat.reader.values[edge])), []).append(place)
+        open_places, chosen = into.pop("logits"), list[int]()  # in the order, which makes it a heap
+        while open_places and len(chosen) < n:
+            edge = order[heapq.heappop(open_places)]
+            chosen.append(edge)
+            for place in into.pop(str(flat.writer.values[edge]), ()):
+                heapq.heappush(open_places, place)
         return flat[np.array(chosen, int)]
 
     def graph(self, n: int | None = None) -> "networkx.MultiDiGraph":
