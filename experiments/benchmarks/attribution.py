@@ -28,6 +28,7 @@ from sweep import SHAPES, random_pair, random_params, table
 
 import jaxinterp as ji
 from jaxinterp.attribution import atp_star, gradients
+from jaxinterp.attribution.estimates import Pair
 
 #: The usual sites, all at once.
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "mlp_post")
@@ -80,7 +81,7 @@ def main() -> None:
 
     prompts, other = ji.Prompts(base), ji.Prompts(source)
     kept = tuple((name, tuple(axis not in ("d_model", "d_head") for axis in model.sites[name].axes)) for name in SITES)
-    arguments = model, params, prompts, {}, other, {}, metric, kept
+    arguments = model, params, Pair(prompts, {}, other, {}, metric), kept
 
     @jax.jit
     def gradient(params: Any, tokens: Any, probe: Any) -> Any:

@@ -15,31 +15,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinterp.attribution.estimates import Estimates, Kept, nothing, observed, sum_to, toward
+from jaxinterp.attribution.estimates import Estimates, Kept, Pair, nothing, observed, sum_to, toward
 from jaxinterp.attribution.layerwise import OUTPUTS, can_go, layer_by_layer, through
 from jaxinterp.attribution.softmax import effects_of_patterns, moved_patterns
-from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Intervention, add, joined, replace
-from jaxinterp.tasks.prompts import Prompts
 
 
 @functools.partial(jax.jit, static_argnames=("model", "kept", "remat", "grad_drop"))
 def with_fixes(
     model: Any,
     params: Any,
-    base: Prompts,
-    edits: Any,
-    source: Prompts,
-    source_edits: Any,
-    metric: Metric,
+    pair: Pair,
     kept: Kept,
     remat: str | None,
     *,
     grad_drop: bool,
 ) -> Estimates:
     """Estimates with the QK fix; with GradDrop, the mean of their absolute values over the layers that are left out."""
-    if can_go(model, metric, kept, drop=grad_drop):
-        return layer_by_layer(model, params, base, edits, source, source_edits, metric, kept, drop=grad_drop, fix=True)
+    if can_go(model, pair.metric, kept, drop=grad_drop):
+        return layer_by_layer(model, params, pair, kept, drop=grad_drop, fix=True)
+    base, edits, source, source_edits, metric = pair
     names = tuple(name for name, _ in kept)
     fixed = tuple(name for name in names if name in ("q", "k"))
     source_metric, values = observed(model, params, source, source_edits, metric, names)

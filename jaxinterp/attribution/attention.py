@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import xarray as xr
 
 from jaxinterp.attribution.derivatives import check_differentiable
-from jaxinterp.attribution.estimates import Estimates, Kept, cells_for, estimated, observed, sum_to
+from jaxinterp.attribution.estimates import Estimates, Kept, Pair, cells_for, estimated, observed, sum_to
 from jaxinterp.metrics import Metric
 from jaxinterp.model.config import suggest
 from jaxinterp.model.interventions import Interventions, add, joined
@@ -112,7 +112,8 @@ def value_attribution(
 
     def of_batch(batch: Batch, prompts: Prompts, own: Any, metric: Metric, kept: Kept) -> Estimates:
         theirs = edits_of(source_edits, model.sites, batch, source)
-        return _by_route(model, params, prompts, own, options.spread(prompts_of(source, batch)), theirs, metric, kept)
+        pair = Pair(prompts, own, options.spread(prompts_of(source, batch)), theirs, metric)
+        return _by_route(model, params, pair, kept)
 
     return estimated(
         model, params, base, grids, metric, joined(base_interventions), of_batch, options,
@@ -127,9 +128,8 @@ def _by_entry(model: Any, params: Any, base: Prompts, edits: Any, metric: Metric
 
 
 @functools.partial(jax.jit, static_argnames=("model", "kept"))
-def _by_route(
-    model: Any, params: Any, base: Prompts, edits: Any, source: Prompts, source_edits: Any, metric: Metric, kept: Kept
-) -> Estimates:
+def _by_route(model: Any, params: Any, pair: Pair, kept: Kept) -> Estimates:
+    base, edits, source, source_edits, metric = pair
     source_metric, theirs = observed(model, params, source, source_edits, metric, ("v",))
     gradient, each, ours = _gradient(model, params, base, edits, metric, "z", ("pattern", "v"))
     pattern, change = ours["pattern"], theirs["v"] - ours["v"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxinterp.attribution.estimates import observed
+from jaxinterp.attribution.estimates import Pair, observed
 from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import add, at_layer, joined, split_layers
 from jaxinterp.model.layers import norm
@@ -47,10 +47,9 @@ class Scores(NamedTuple):
     logits: jax.Array
 
 
-def change_of(
-    model: Transformer, params: Params, base: Prompts, edits: Any, source: Prompts, source_edits: Any, metric: Metric
-) -> tuple[Change, jax.Array, jax.Array]:
+def change_of(model: Transformer, params: Params, pair: Pair) -> tuple[Change, jax.Array, jax.Array]:
     """(the change of every writer; the metrics of base and source, [batch])."""
+    base, edits, source, source_edits, metric = pair
     names = ("resid_pre", "z") if model.config.attn_only else ("resid_pre", "z", "mlp_out")
     base_metric, ours = observed(model, params, base, edits, metric, names)
     source_metric, theirs = observed(model, params, source, source_edits, metric, names)

@@ -21,14 +21,13 @@ from tqdm.auto import tqdm
 
 from jaxinterp.attribution.contraction import Change, Scores, change_of, contract
 from jaxinterp.attribution.derivatives import check_differentiable
-from jaxinterp.attribution.estimates import even_batches, observed, toward
+from jaxinterp.attribution.estimates import Pair, even_batches, observed, part_of, toward
 from jaxinterp.attribution.integrated import quadrature
 from jaxinterp.metrics import Metric
 from jaxinterp.model.config import TransformerConfig, suggest
 from jaxinterp.model.interventions import Interventions, joined, lerp
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.patching.activation import check_pair
-from jaxinterp.patching.batches import edits_of, metric_of, prompts_of
 from jaxinterp.patching.cells import Axis
 from jaxinterp.patching.cost import RUN_BYTES
 from jaxinterp.patching.effects import effect_array
@@ -215,6 +214,7 @@ def edge_attribution(
         raise ValueError(f"base_interventions edit {min(private)!r}, which is what edges end in")
 
     n_pos = np.shape(base.tokens)[1]
+    whole = Pair(base, edits, source, source_edits, metric)
     together = foreign(edits) or foreign(source_edits)
     size = None if together else _prompts_at_a_time(config, n_pos, options)
     batches = even_batches(base, metric, size, options, by_position=by_position)
@@ -225,10 +225,8 @@ def edge_attribution(
     with tqdm(total=len(base), desc="prompts", unit="prompt", delay=1, disable=options.hidden) as bar:
         for batch in batches:
             scores, base_metric, source_metric = run(
-                model, params, options.spread(prompts_of(base, batch)), edits_of(edits, model.sites, batch, base),
-                options.spread(prompts_of(source, batch)), edits_of(source_edits, model.sites, batch, source),
-                metric_of(metric, batch, base), *points,
-            )  # fmt: skip
+                model, params, part_of(whole, batch, model.sites, options), *points
+            )
             tally.open_work(np.asarray(base_metric), np.asarray(source_metric), 1.0, opens=True)
             tally.add(np.arange(int(np.prod(shape))), _table(jax.device_get(scores)).reshape(-1, len(batch.rows)), 0)
             tally.close_work()
@@ -248,11 +246,11 @@ def edge_attribution(
 
 @functools.partial(jax.jit, static_argnames=("model", "by_position"))
 def _by_inputs(
-    model: Any, params: Any, base: Any, edits: Any, source: Any, source_edits: Any, metric: Any,
-    fractions: jax.Array, weights: jax.Array, *, by_position: bool,
-) -> tuple[Scores, jax.Array, jax.Array]:  # fmt: skip
+    model: Any, params: Any, pair: Pair, fractions: jax.Array, weights: jax.Array, *, by_position: bool
+) -> tuple[Scores, jax.Array, jax.Array]:
     """(scores, the metrics of base and source), with gradients while the embedding goes from base to source."""
-    change, base_metric, source_metric = change_of(model, params, base, edits, source, source_edits, metric)
+    base, edits, source, source_edits, metric = pair
+    change, base_metric, source_metric = change_of(model, params, pair)
     _, there = observed(model, params, source, source_edits, metric, ("embed",))
 
     def at(fraction: jax.Array) -> Scores:
@@ -264,11 +262,11 @@ def _by_inputs(
 
 @functools.partial(jax.jit, static_argnames=("model", "by_position"))
 def _by_activations(
-    model: Any, params: Any, base: Any, edits: Any, source: Any, source_edits: Any, metric: Any,
-    fractions: jax.Array, weights: jax.Array, *, by_position: bool,
-) -> tuple[Scores, jax.Array, jax.Array]:  # fmt: skip
+    model: Any, params: Any, pair: Pair, fractions: jax.Array, weights: jax.Array, *, by_position: bool
+) -> tuple[Scores, jax.Array, jax.Array]:
     """The same, with gradients while the output of the edges' own writers goes from base to source, layer by layer."""
-    change, base_metric, source_metric = change_of(model, params, base, edits, source, source_edits, metric)
+    base, edits, source, source_edits, metric = pair
+    change, base_metric, source_metric = change_of(model, params, pair)
     names = ("embed", "z") if change.mlp_out is None else ("embed", "z", "mlp_out")
     _, there = observed(model, params, source, source_edits, metric, names)
     n_layers = model.config.n_layers

@@ -31,6 +31,20 @@ SPLIT = ("q_input", "k_input", "v_input", "result", "expert_out")
 Kept = tuple[tuple[str, tuple[bool, ...]], ...]
 
 
+class Pair(NamedTuple):
+    """One batch's two runs, and what they are scored by.
+
+    Attributes:
+      base: the prompts of the run that would be edited. edits: under which it stands. source, source_edits: likewise.
+    """
+
+    base: Prompts
+    edits: Any
+    source: Prompts
+    source_edits: Any
+    metric: Metric
+
+
 class Estimates(NamedTuple):
     """What a method finds for one batch.
 
@@ -215,6 +229,16 @@ def prompts_at_a_time(
     held = sum(int(np.prod(model.sites[name].shape(1, n_pos))) for name in names)
     kept = sum(int(np.prod(spec.shape(1, n_pos))) for name, spec in model.sites.items() if name not in SPLIT)
     return max(1, (options.max_bytes or RUN_BYTES) // (itemsize * (held + kept * copies)))
+
+
+def part_of(pair: Pair, batch: Batch, sites: Mapping[str, SiteSpec], options: Options) -> Pair:
+    """One batch of a dataset's two runs."""
+    base, edits, source, source_edits, metric = pair
+    return Pair(
+        options.spread(prompts_of(base, batch)), edits_of(edits, sites, batch, base),
+        options.spread(prompts_of(source, batch)), edits_of(source_edits, sites, batch, source),
+        metric_of(metric, batch, base),
+    )  # fmt: skip
 
 
 def even_batches(

@@ -18,12 +18,14 @@ from jaxinterp.attribution.derivatives import check_differentiable
 from jaxinterp.attribution.estimates import (
     Estimates,
     Kept,
+    Pair,
     axes_kept,
     cells_for,
     check_sites,
     even_batches,
     nothing,
     observed,
+    part_of,
     prompts_at_a_time,
     toward,
 )
@@ -34,7 +36,7 @@ from jaxinterp.model.run import gather_rows
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry, Where, selection
 from jaxinterp.patching.activation import check_pair, check_roles
-from jaxinterp.patching.batches import cells_of, edits_of, metric_of, prompts_of
+from jaxinterp.patching.batches import cells_of
 from jaxinterp.patching.cells import Over
 from jaxinterp.patching.engine import Options
 from jaxinterp.patching.observe import foreign
@@ -101,17 +103,15 @@ def attribution_to_logits(
         raise ValueError(f"pos must be one position of each prompt, got {shape[1]}")
     cells = cells_for(model.sites, site, over, geometry, roles or base.roles)
     kept = ((site, axes_kept(model.sites[site], cells)),)
+    whole = Pair(base, edits, source, source_edits, read)
     alone = foreign(edits) or foreign(source_edits)
     size = None if alone else prompts_at_a_time(model, params, base, (site,), options, TOGETHER)
     n, mean, spread = np.zeros((len(cells), 1)), np.zeros((len(cells), shape[2])), np.zeros((len(cells), shape[2]))
     with tqdm(total=len(base), desc="prompts", unit="prompt", delay=1, disable=options.hidden) as bar:
         for batch in even_batches(base, read, size, options):
             part, numbers = cells_of(cells, model.sites, batch, base)
-            moments = _moments(
-                model, params, options.spread(prompts_of(base, batch)), edits_of(edits, model.sites, batch, base),
-                options.spread(prompts_of(source, batch)), edits_of(source_edits, model.sites, batch, source),
-                metric_of(read, batch, base), kept, part.take(np.arange(len(part)))[site], batch.n,
-            )  # fmt: skip
+            pair = part_of(whole, batch, model.sites, options)
+            moments = _moments(model, params, pair, kept, part.take(np.arange(len(part)))[site], batch.n)
             of_batch, around = (np.zeros_like(mean) for _ in range(2))  # cells behind a batch's last column do nothing
             of_batch[numbers], around[numbers] = (np.asarray(moment, np.float64) for moment in moments)
             change = of_batch - mean
@@ -151,16 +151,13 @@ def _logits(
 def _moments(
     model: Any,
     params: Any,
-    base: Prompts,
-    edits: Any,
-    source: Prompts,
-    source_edits: Any,
-    read: Metric,
+    pair: Pair,
     kept: Kept,
     patches: Where,
     n: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """(mean, sum of squared deviations) over the first `n` prompts of each patch's effect on logits, [patch, token]."""
+    base, edits, source, source_edits, read = pair
     ((site, _),) = kept
     geometry = Geometry.of(base.tokens, base.mask)
     _, values = _logits(model, params, source, source_edits, read, (site,))
@@ -186,15 +183,12 @@ def _moments(
 def in_forward_mode(
     model: Any,
     params: Any,
-    base: Prompts,
-    edits: Any,
-    source: Prompts,
-    source_edits: Any,
-    metric: Metric,
+    pair: Pair,
     kept: Kept,
     remat: str | None,
 ) -> Estimates:
     """Estimates from the derivative of the base run along each patch, one after another."""
+    base, edits, source, source_edits, metric = pair
     source_metric, values = observed(model, params, source, source_edits, metric, tuple(name for name, _ in kept))
     zeros = nothing(values, kept)
 

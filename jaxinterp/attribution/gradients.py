@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp.attribution.derivatives import check_differentiable
-from jaxinterp.attribution.estimates import Estimates, Kept, check_sites, nothing, observed, toward
+from jaxinterp.attribution.estimates import Estimates, Kept, Pair, check_sites, nothing, observed, toward
 from jaxinterp.attribution.layerwise import can_go, layer_by_layer
 from jaxinterp.metrics import Metric
 from jaxinterp.model.interventions import Interventions, add, joined
@@ -79,17 +79,14 @@ def _gradients(
 def at_base(
     model: Any,
     params: Any,
-    base: Prompts,
-    edits: Any,
-    source: Prompts,
-    source_edits: Any,
-    metric: Metric,
+    pair: Pair,
     kept: Kept,
     remat: str | None,
 ) -> Estimates:
     """Estimates from the gradient of the base run."""
-    if can_go(model, metric, kept, drop=False):
-        return layer_by_layer(model, params, base, edits, source, source_edits, metric, kept, drop=False, fix=False)
+    if can_go(model, pair.metric, kept, drop=False):
+        return layer_by_layer(model, params, pair, kept, drop=False, fix=False)
+    base, edits, source, source_edits, metric = pair
     source_metric, values = observed(model, params, source, source_edits, metric, tuple(name for name, _ in kept))
 
     def total(amounts: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -13,11 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.attribution.estimates import Estimates, Kept, nothing, observed, toward
-from jaxinterp.metrics import Metric
+from jaxinterp.attribution.estimates import Estimates, Kept, Pair, nothing, observed, toward
 from jaxinterp.model.config import suggest
 from jaxinterp.model.interventions import Intervention, joined, lerp
-from jaxinterp.tasks.prompts import Prompts
 
 #: Where on the way gradients are taken.
 RULES = ("left", "right", "midpoint", "gauss-legendre")
@@ -52,11 +50,7 @@ def quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
 def along_activations(
     model: Any,
     params: Any,
-    base: Prompts,
-    edits: Any,
-    source: Prompts,
-    source_edits: Any,
-    metric: Metric,
+    pair: Pair,
     kept: Kept,
     remat: str | None,
     fractions: jax.Array,
@@ -66,6 +60,7 @@ def along_activations(
 
     The steps of a layer run together, layers one after another.
     """
+    base, edits, source, source_edits, metric = pair
     source_metric, values = observed(model, params, source, source_edits, metric, tuple(name for name, _ in kept))
     base_metric, _ = observed(model, params, base, edits, metric, ())
 
@@ -107,17 +102,14 @@ def along_activations(
 def along_inputs(
     model: Any,
     params: Any,
-    base: Prompts,
-    edits: Any,
-    source: Prompts,
-    source_edits: Any,
-    metric: Metric,
+    pair: Pair,
     kept: Kept,
     remat: str | None,
     fractions: jax.Array,
     weights: jax.Array,
 ) -> Estimates:
     """Estimates with the embedding on its way from base to source; each site's difference is that of the two ends."""
+    base, edits, source, source_edits, metric = pair
     names = tuple(name for name, _ in kept)
     with_embed = tuple(dict.fromkeys((*names, "embed")))
     source_metric, values = observed(model, params, source, source_edits, metric, with_embed)

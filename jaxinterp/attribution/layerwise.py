@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinterp.attribution.estimates import Estimates, Kept, nothing, sum_to, toward
+from jaxinterp.attribution.estimates import Estimates, Kept, Pair, nothing, sum_to, toward
 from jaxinterp.attribution.softmax import effects_of_patterns, moved_patterns
 from jaxinterp.metrics import Metric, score_read
 from jaxinterp.model.attention import layer_data
@@ -29,7 +29,6 @@ from jaxinterp.model.sites import EMBEDDING_SITES
 from jaxinterp.model.tap import Tap
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.model.where import Geometry
-from jaxinterp.tasks.prompts import Prompts
 
 #: Into how many segments the layers go: more of them waste less, and take longer to compile.
 SEGMENTS = 4
@@ -71,11 +70,7 @@ def can_go(model: Any, metric: Metric, kept: Kept, *, drop: bool) -> bool:
 def layer_by_layer(
     model: Transformer,
     params: Any,
-    base: Prompts,
-    edits: Any,
-    source: Prompts,
-    source_edits: Any,
-    metric: Metric,
+    pair: Pair,
     kept: Kept,
     *,
     drop: bool,
@@ -88,6 +83,7 @@ def layer_by_layer(
       drop: whether they are means of absolute estimates over the layers that are left out. fix: whether those of "q"
         and "k" are by the patterns they lead to.
     """
+    base, edits, source, source_edits, metric = pair
     config, sites = model.config, model.sites
     n_layers, geometry = config.n_layers, Geometry.of(base.tokens, base.mask)
     all_edits = {"base": edits, "source": source_edits}

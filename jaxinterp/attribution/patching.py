@@ -15,7 +15,7 @@ import xarray as xr
 
 from jaxinterp.attribution.atp_star import check_droppable, with_fixes
 from jaxinterp.attribution.derivatives import check_differentiable
-from jaxinterp.attribution.estimates import Estimates, Kept, cells_for, check_sites, estimated
+from jaxinterp.attribution.estimates import Estimates, Kept, Pair, cells_for, check_sites, estimated
 from jaxinterp.attribution.forward import in_forward_mode
 from jaxinterp.attribution.gradients import at_base
 from jaxinterp.attribution.integrated import along_activations, along_inputs, quadrature
@@ -131,18 +131,8 @@ def attribution_patching(
 
     def of_batch(batch: Batch, prompts: Prompts, own: Any, metric: Metric, kept: Kept) -> Estimates:
         theirs = edits_of(source_edits, model.sites, batch, source)
-        return methods[method](
-            model,
-            params,
-            prompts,
-            own,
-            options.spread(prompts_of(source, batch)),
-            theirs,
-            metric,
-            kept,
-            "products",
-            *points,
-        )
+        pair = Pair(prompts, own, options.spread(prompts_of(source, batch)), theirs, metric)
+        return methods[method](model, params, pair, kept, "products", *points)
 
     arrays = estimated(
         model, params, base, grids, metric, edits, of_batch, options,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import jaxinterp as ji
 from jaxinterp.attribution.atp_star import with_fixes
+from jaxinterp.attribution.estimates import Pair
 from jaxinterp.attribution.layerwise import known, layer_by_layer, through
 from jaxinterp.attribution.softmax import share_moved
 
@@ -104,12 +105,12 @@ def test_one_way_down_for_all_layers_left_out_equals_one_for_each():
         params, base = random_params(model), random_tokens(config)
         source, kept = altered(config, base), {"q": (True,) * 4 + (False,), "k": (True,) * 4 + (False,)}
         kept |= {"pos_embed": (True, True, False), "mlp_post": (True, True, False, True)}
-        one = (model, params, ji.Prompts(base), {}, ji.Prompts(source), {}, METRIC, tuple(kept.items()))
-        shared = layer_by_layer(*one, drop=True, fix=True)
+        pair = Pair(ji.Prompts(base), {}, ji.Prompts(source), {}, METRIC)
+        shared = layer_by_layer(model, params, pair, tuple(kept.items()), drop=True, fix=True)
         same = ji.Metric(
             METRIC.fn, *METRIC.data, positions=METRIC.positions, columns=METRIC.columns, capture=("resid_final",)
         )
-        each = with_fixes(*one[:6], same, one[7], None, grad_drop=True)
+        each = with_fixes(model, params, pair._replace(metric=same), tuple(kept.items()), None, grad_drop=True)
         for found, expected in zip(jax.tree.leaves(shared), jax.tree.leaves(each), strict=True):
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
