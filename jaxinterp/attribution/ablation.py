@@ -76,7 +76,7 @@ def attribution_ablation(
     if roles is not None:
         check_roles(over or (), roles)
     geometry = check_run(model, base, base_interventions, metric)
-    check_differentiable(model, base, base_interventions, metric)
+    check_differentiable(model, params, base, base_interventions, metric)
     grids = {name: cells_for(model.sites, name, over, geometry, roles or base.roles) for name in names}
     edits = joined(base_interventions)
     means: Mapping[str, jax.Array] = {}
@@ -93,7 +93,7 @@ def attribution_ablation(
         model, params, base, grids, metric, edits, of_batch, Options(mesh, max_bytes, progress),
         per_example=per_example, method="attribution_ablation", kind=kind,
     )  # fmt: skip
-    return arrays if len(names) > 1 else arrays[names[0]]
+    return arrays if site is None else arrays[site]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "kept"))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxinterp.attribution.estimates import Estimates, Kept, Pair, nothing, observed, sum_to, toward
 from jaxinterp.attribution.layerwise import OUTPUTS, can_go, layer_by_layer, through
-from jaxinterp.attribution.softmax import effects_of_patterns, moved_patterns
+from jaxinterp.attribution.softmax import KEYS, QUERIES, effects_of_patterns, moved_patterns
 from jaxinterp.model.interventions import Intervention, add, joined, replace
 
 
@@ -36,7 +36,7 @@ def with_fixes(
         return layer_by_layer(model, params, pair, kept, drop=grad_drop, fix=True)
     base, edits, source, source_edits, metric = pair
     names = tuple(name for name, _ in kept)
-    fixed = tuple(name for name in names if name in ("q", "k"))
+    fixed = tuple(name for name in names if name in (*QUERIES, *KEYS))
     source_metric, values = observed(model, params, source, source_edits, metric, names)
     linear = tuple((name, axes) for name, axes in kept if name not in fixed)
     moves = {}

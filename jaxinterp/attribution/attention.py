@@ -61,7 +61,7 @@ def attention_attribution(
         raise ValueError(f"unknown sign {sign!r}; {suggest(str(sign), SIGNS)}")
     base = as_prompts(base, mask)
     geometry = check_run(model, base, base_interventions, metric)
-    check_differentiable(model, base, base_interventions, metric)
+    check_differentiable(model, params, base, base_interventions, metric)
     grids = {"pattern": cells_for(model.sites, "pattern", over, geometry, base.roles)}
 
     def of_batch(batch: Batch, prompts: Prompts, own: Any, metric: Metric, kept: Kept) -> Estimates:
@@ -106,7 +106,7 @@ def value_attribution(
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     check_normalize(normalize)
     geometry = check_pair(model, base, source, base_interventions, source_interventions, metric)
-    check_differentiable(model, base, base_interventions, metric)
+    check_differentiable(model, params, base, base_interventions, metric)
     grids = {"pattern": cells_for(model.sites, "pattern", over, geometry, base.roles)}
     source_edits, options = joined(source_interventions), Options(mesh, max_bytes, progress)
 
@@ -123,7 +123,7 @@ def value_attribution(
 
 @functools.partial(jax.jit, static_argnames=("model", "kept"))
 def _by_entry(model: Any, params: Any, base: Prompts, edits: Any, metric: Metric, sign: float, kept: Kept) -> Estimates:
-    gradient, each, cache = _gradient(model, params, base, edits, metric, "pattern", ("pattern",))
+    gradient, each, cache = _gradient(model, params, base, edits, metric, "pattern", ("pattern",), first=False)
     return Estimates({"pattern": sum_to(sign * cache["pattern"] * gradient, kept[0][1])}, each, None, {})
 
 
@@ -131,7 +131,7 @@ def _by_entry(model: Any, params: Any, base: Prompts, edits: Any, metric: Metric
 def _by_route(model: Any, params: Any, pair: Pair, kept: Kept) -> Estimates:
     base, edits, source, source_edits, metric = pair
     source_metric, theirs = observed(model, params, source, source_edits, metric, ("v",))
-    gradient, each, ours = _gradient(model, params, base, edits, metric, "z", ("pattern", "v"))
+    gradient, each, ours = _gradient(model, params, base, edits, metric, "z", ("pattern", "v"), first=True)
     pattern, change = ours["pattern"], theirs["v"] - ours["v"]
     n_layers, batch, n_heads, queries, keys = pattern.shape
     groups = n_heads // change.shape[3]
@@ -141,13 +141,23 @@ def _by_route(model: Any, params: Any, pair: Pair, kept: Kept) -> Estimates:
 
 
 def _gradient(
-    model: Any, params: Any, base: Prompts, edits: Any, metric: Metric, site: str, names: tuple[str, ...]
+    model: Any,
+    params: Any,
+    base: Prompts,
+    edits: Any,
+    metric: Metric,
+    site: str,
+    names: tuple[str, ...],
+    *,
+    first: bool,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """(d metric / d one site; the metric, [batch]; the named sites' activations)."""
+    """(d metric / d one site, behind the edits made at it or, if `first`, before; the metric, [batch]; activations)."""
     shapes = jax.eval_shape(lambda: observed(model, params, base, edits, metric, (site,))[1])[site]
 
     def total(probe: jax.Array) -> tuple[jax.Array, Any]:
-        each, cache = observed(model, params, base, joined(edits, {site: add(probe)}), metric, names)
+        probing = {site: add(probe)}
+        under = joined(probing, edits) if first else joined(edits, probing)
+        each, cache = observed(model, params, base, under, metric, names)
         return each.sum(), (each, cache)
 
     gradient, (each, cache) = jax.grad(total, has_aux=True)(jnp.zeros(shapes.shape, shapes.dtype))

@@ -79,7 +79,8 @@ def contract(
 
     def total(probes: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         probing = {name: add(probe) for name, probe in probes.items()}
-        each, cache = observed(model, params, prompts, joined(edits, probing), metric, ("resid_pre",), "blocks")
+        # before the edits that stand, whose own derivatives lie on the way from queries, keys and values on
+        each, cache = observed(model, params, prompts, joined(probing, edits), metric, ("resid_pre",), "blocks")
         return each.sum(), cache["resid_pre"]
 
     zeros = {name: jnp.zeros(sites[name].shape(geometry.batch, geometry.pos), dtype) for name in probed}

@@ -105,11 +105,16 @@ def edge_effects(
 
 def _asked(edges: Any, writers: list[str], readers: list[str], there: np.ndarray) -> np.ndarray:
     """bool[writer, reader]: the edges that were named."""
-    if isinstance(edges, xr.DataArray):
-        edges = zip(edges.writer.values, edges.reader.values, strict=True)
+    if isinstance(edges, xr.DataArray) and edges.dims == ("edge",):
+        edges = zip(edges.writer.values.tolist(), edges.reader.values.tolist(), strict=True)
+    if isinstance(edges, (str, xr.DataArray)) or not isinstance(edges, Iterable):
+        raise TypeError(
+            "edges must be (writer, reader) pairs of names, or what EdgeScores' top or greedy returns, got "
+            f"{type(edges).__name__}"
+        )
     asked = np.zeros(there.shape, bool)
     for edge in edges:
-        if not isinstance(edge, tuple) or len(edge) != 2:
+        if not isinstance(edge, (tuple, list)) or len(edge) != 2:
             raise TypeError(f"edges must be (writer, reader) pairs of names, got {edge!r}")
         for kind, name, names in (("writer", edge[0], writers), ("reader", edge[1], readers)):
             if name not in names:

@@ -33,6 +33,7 @@ from jaxinterp.patching.cost import RUN_BYTES
 from jaxinterp.patching.effects import effect_array
 from jaxinterp.patching.engine import Options
 from jaxinterp.patching.observe import foreign
+from jaxinterp.patching.paths import check_standing
 from jaxinterp.patching.tally import Tally
 from jaxinterp.tasks.prompts import as_prompts
 
@@ -73,7 +74,7 @@ class EdgeScores:
         """`n` edges, the largest first, each of which leads to the logits through edges that are already in.
 
         Unlike `top` this leaves no edge in the air: it begins at the logits and adds, of all edges into what is
-        reached, the one of largest absolute score.
+        reached, the one of largest absolute score. Fewer than `n` where no other leads there.
         """
         flat = self._flat()
         if type(n) is not int or not 0 < n <= len(flat):
@@ -122,7 +123,9 @@ class EdgeScores:
     def _flat(self) -> xr.DataArray:
         """Every edge's mean score, over `edge`."""
         scores = self.scores.sum("pos", skipna=False) if "pos" in self.scores.dims else self.scores
-        scores = scores.mean("batch", skipna=False) if "batch" in scores.dims else scores.drop_vars("standard_error")
+        if "batch" in scores.dims:
+            scores = scores.mean("batch", skipna=False)
+        scores = scores.drop_vars("standard_error", errors="ignore")
         flat = scores.stack(edge=("writer", "reader"))
         return flat[~np.isnan(flat.values)]
 
@@ -208,17 +211,18 @@ def edge_attribution(
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     options = Options(mesh, max_bytes, progress)
     check_pair(model, base, source, base_interventions, source_interventions, metric)
-    check_differentiable(model, base, base_interventions, metric)
+    check_differentiable(model, params, base, base_interventions, metric)
     edits, source_edits = joined(base_interventions), joined(source_interventions)
-    if private := {"q_input", "k_input", "v_input", "mlp_in"} & set(edits):
-        raise ValueError(f"base_interventions edit {min(private)!r}, which is what edges end in")
+    check_standing(model, edits)
+    if "result" in source_edits:
+        raise ValueError("source_interventions edit 'result', what edges begin with: edit 'z' instead")
 
     n_pos = np.shape(base.tokens)[1]
     whole = Pair(base, edits, source, source_edits, metric)
     together = foreign(edits) or foreign(source_edits)
     size = None if together else _prompts_at_a_time(config, n_pos, options)
     batches = even_batches(base, metric, size, options, by_position=by_position)
-    run = functools.partial(_by_activations if path == "activations" else _by_inputs, by_position=by_position)
+    run = functools.partial(BY_PATH[path], by_position=by_position)
     writers, readers, there = nodes(config)
     shape = (n_pos,) * by_position + there.shape
     tally = Tally.fresh((), int(np.prod(shape)), len(base), per_example=per_example)
@@ -290,6 +294,25 @@ def _by_activations(
     n = len(fractions)
     points = jnp.tile(fractions, len(blocks)), jnp.repeat(kinds, n), jnp.repeat(layers, n)
     return _weighted_sum(at, points, jnp.tile(weights, len(blocks))), base_metric, source_metric
+
+
+@functools.partial(jax.jit, static_argnames=("model", "by_position"))
+def _by_ends(
+    model: Any, params: Any, pair: Pair, fractions: jax.Array, weights: jax.Array, *, by_position: bool
+) -> tuple[Scores, jax.Array, jax.Array]:
+    """The same, with the mean of the gradients of the two runs themselves."""
+    base, edits, source, source_edits, metric = pair
+    change, base_metric, source_metric = change_of(model, params, pair)
+    ends = [
+        contract(model, params, prompts, own, metric, change, by_position=by_position)
+        for prompts, own in ((base, edits), (source, source_edits))
+    ]
+    scores = jax.tree.map(lambda one, other: weights[0] * one + weights[1] * other, *ends)
+    return scores, base_metric, source_metric
+
+
+#: What gradients are taken along.
+BY_PATH = {"inputs": _by_inputs, "activations": _by_activations, "clean-corrupted": _by_ends}
 
 
 def _weighted_sum(at: Callable[..., Scores], points: tuple[jax.Array, ...], weights: jax.Array) -> Scores:

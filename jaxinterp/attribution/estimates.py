@@ -176,11 +176,11 @@ def estimated(
                 tally.close_work()
                 tally.close_batch(batch, per_prompt=normalize == "per_prompt")
             for name, error in found.errors.items():
-                errors[name] = errors.get(name, 0.0) + np.asarray(error)[..., : batch.n].sum(axis=-1)
+                errors[name] = errors.get(name, 0.0) + np.abs(np.asarray(error)[..., : batch.n]).sum(axis=-1)
             bar.update(batch.n)
     arrays = {}
     for name in names:
-        missing = {"completeness_error": float(np.max(np.abs(errors[name])) / len(base))} if name in errors else {}
+        missing = {"completeness_error": float(np.max(errors[name]) / len(base))} if name in errors else {}
         arrays[name] = effect_array(
             tallies[name], grids[name].axes, base, normalize=normalize, per_example=per_example,
             site=name, **told, **missing,

@@ -91,12 +91,14 @@ def attribution_to_logits(
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     if roles is not None:
         check_roles(over or (), roles)
-    if tokens is not None and np.ndim(tokens) != 1:
-        raise ValueError(f"tokens must be int[n], the same for all prompts, got shape {np.shape(tokens)}")
+    if tokens is not None:
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(f"tokens must be int[n], the same for all prompts, got {tokens.dtype}{list(tokens.shape)}")
     read = Metric(_mean_logit, positions=pos, columns=tokens)
     options = Options(mesh, max_bytes, progress)
     geometry = check_pair(model, base, source, base_interventions, source_interventions, read)
-    check_differentiable(model, base, base_interventions, read)
+    check_differentiable(model, params, base, base_interventions, read)
     edits, source_edits = joined(base_interventions), joined(source_interventions)
     shape = jax.eval_shape(lambda: _logits(model, params, Prompts(base.tokens, base.mask), edits, read)[0]).shape
     if shape[1] != 1:

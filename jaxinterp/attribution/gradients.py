@@ -57,7 +57,7 @@ def gradients(
     base = as_prompts(base, mask)
     names = check_sites(model, sites)
     check_run(model, base, base_interventions, metric)
-    check_differentiable(model, base, base_interventions, metric)
+    check_differentiable(model, params, base, base_interventions, metric)
     prompts = Prompts(base.tokens, base.mask)
     return _gradients(model, params, prompts, joined(base_interventions), metric, names, remat)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp.attribution.estimates import Estimates, Kept, Pair, nothing, sum_to, toward
-from jaxinterp.attribution.softmax import effects_of_patterns, moved_patterns
+from jaxinterp.attribution.softmax import KEYS, QUERIES, effects_of_patterns, moved_patterns
 from jaxinterp.metrics import Metric, score_read
 from jaxinterp.model.attention import layer_data
 from jaxinterp.model.block import after_heads, block
@@ -80,8 +80,8 @@ def layer_by_layer(
     """Estimates from the gradient of the base run.
 
     Args:
-      drop: whether they are means of absolute estimates over the layers that are left out. fix: whether those of "q"
-        and "k" are by the patterns they lead to.
+      drop: whether they are means of absolute estimates over the layers that are left out. fix: whether those of
+        queries and keys are by the patterns they lead to.
     """
     base, edits, source, source_edits, metric = pair
     config, sites = model.config, model.sites
@@ -99,7 +99,7 @@ def layer_by_layer(
     last = tuple(name for name in axes_of if name not in (*first, *inside))
     again = tuple(name for name in inside if name in AGAIN)
     stored = tuple(n for n in dict.fromkeys((*inside, *(("resid_pre", *outputs) if again else ()))) if n not in again)
-    fixed = tuple(name for name in inside if fix and name in ("q", "k"))
+    fixed = tuple(name for name in inside if fix and name in (*QUERIES, *KEYS))
 
     def enter(
         run: str, tokens: jax.Array, added: Any, capture: tuple[str, ...] = ()

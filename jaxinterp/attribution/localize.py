@@ -64,6 +64,8 @@ class Localization:
         drawn = np.flatnonzero(rest.sampled.values)
         seen = int((np.abs(rest.effect.values[drawn]) >= threshold).sum())
         population, n = rest.sizes["node"], len(drawn)
+        if not population:
+            return 0
         # the largest number of such nodes that would show so few in the sample at least this often
         possible = np.arange(seen, population - n + seen + 1)
         likely = stats.hypergeom.cdf(seen, population, possible, n) > 1 - self.confidence
@@ -99,6 +101,7 @@ def localize(
     sample: int = 50,
     subsets: int = 0,
     method: str = "grad",
+    steps: int | None = None,
     confidence: float = 0.95,
     roles: Mapping[str, Any] | None = None,
     mask: Any = None,
@@ -116,7 +119,7 @@ def localize(
       verify: how many nodes are patched exactly, in the order of their estimates.
       sample: how many of the others are, drawn at random.
       subsets: how many random halves of the others are patched, each all at once; some 40 tell what is large.
-      method: of the estimates: "grad", "ig", "atp_star" or "jvp".
+      method, steps: of the estimates, as in `attribution_patching`.
       confidence: of the bound on what is missed.
       Others as in `activation_patching`.
 
@@ -147,9 +150,9 @@ def localize(
         "mesh": mesh, "max_bytes": max_bytes, "progress": progress,
     }  # fmt: skip
     estimates = attribution_patching(
-        model, params, base, source, sites=names, over=over, method=method, roles=roles, **run
+        model, params, base, source, sites=names, over=over, method=method, steps=steps, roles=roles, **run
     )
-    estimates = estimates if isinstance(estimates, dict) else {names[0]: estimates}
+    assert isinstance(estimates, dict)  # for sites were given
     grids = {name: cells_for(model.sites, name, over, geometry, roles or base.roles) for name in names}
 
     flat = np.concatenate([estimates[name].values.reshape(-1) for name in names])
@@ -172,11 +175,14 @@ def localize(
         return found
 
     effects, joint = np.full(n, np.nan), np.full((2, n), np.nan)
-    sets = [together(order[[place]]) for place in chosen] + [together(order[verify:][half]) for half in halves]
+    some = halves.any(axis=1)  # of few nodes a half may hold none: that does nothing
+    sets = [together(order[[place]]) for place in chosen] + [together(order[verify:][half]) for half in halves[some]]
     if sets:
         exact = activation_patching(model, params, base, source, sets=sets, **run).values
         effects[chosen] = exact[: len(chosen)]
-        joint[:, verify:] = _with_and_without(halves, exact[len(chosen) :], confidence)
+        of_halves = np.zeros(len(halves))
+        of_halves[some] = exact[len(chosen) :]
+        joint[:, verify:] = _with_and_without(halves, of_halves, confidence)
     sampled = np.isin(np.arange(n), drawn)
 
     axes = dict.fromkeys(axis.name for name in names for axis in grids[name].axes)

@@ -19,6 +19,7 @@ from jaxinterp.attribution.estimates import Estimates, Kept, Pair, cells_for, ch
 from jaxinterp.attribution.forward import in_forward_mode
 from jaxinterp.attribution.gradients import at_base
 from jaxinterp.attribution.integrated import along_activations, along_inputs, quadrature
+from jaxinterp.attribution.softmax import KEYS, QUERIES
 from jaxinterp.metrics import Metric
 from jaxinterp.model.config import suggest
 from jaxinterp.model.interventions import Interventions, joined
@@ -73,8 +74,9 @@ def attribution_patching(
       over: the axes of the result, as in `activation_patching`; what it leaves out is summed over, as if patched
         together. None: all that each site has, but for features (d_model, d_head).
       method: "grad", the gradient of the base run; "ig", integrated gradients, the average of gradients on the way from
-        base to source. Its errors of completeness are in `.attrs`; "atp_star", with patched patterns for queries and
-        keys, and GradDrop; "jvp", as "grad", in forward mode: a forward for each entry of the result.
+        base to source; `.attrs["completeness_error"]` is by how much their sum fails to be what it should, a mean over
+        prompts of absolute errors, of the worst layer; "atp_star", with patched patterns for queries and keys (at any
+        of their sites), and GradDrop; "jvp", as "grad", in forward mode: a forward for each entry of the result.
       steps, rule: for "ig": how many gradients (by default 5), and where on the way: "left", "right", "midpoint" or
         "gauss-legendre".
       path: for "ig": what goes from base to source: "activations", the site itself, one layer at a time, so that its
@@ -89,7 +91,7 @@ def attribution_patching(
       progress: a bar with rate and time left; by default shown if it takes more than a second.
 
     Returns:
-      For one site the estimated effect, labelled as `activation_patching` labels its own; for several `{site: array}`.
+      For `site` the estimated effect, labelled as `activation_patching` labels its own; for `sites` `{site: array}`.
 
     Raises:
       TypeError, ValueError: at the call, for what does not fit together.
@@ -117,6 +119,12 @@ def attribution_patching(
     }  # fmt: skip
     if method == "atp_star" and grad_drop:
         check_droppable(model)
+    through = {"pattern", "scores"} & set(base_interventions or ())
+    if method == "atp_star" and through and {*QUERIES, *KEYS} & set(names):
+        raise ValueError(
+            f"base_interventions edit {min(through)!r}, which 'atp_star' follows queries and keys through: "
+            "use another method for them"
+        )
     base, source = as_prompts(base, mask), as_prompts(source, mask)
     check_normalize(normalize)
     if normalize and method == "atp_star" and grad_drop:
@@ -125,7 +133,7 @@ def attribution_patching(
         check_roles(over or (), roles)
     options = Options(mesh, max_bytes, progress)
     geometry = check_pair(model, base, source, base_interventions, source_interventions, metric)
-    check_differentiable(model, base, base_interventions, metric)
+    check_differentiable(model, params, base, base_interventions, metric)
     grids = {name: cells_for(model.sites, name, over, geometry, roles or base.roles) for name in names}
     edits, source_edits = joined(base_interventions), joined(source_interventions)
 
@@ -139,4 +147,4 @@ def attribution_patching(
         copies=len(points[0]) if points else 1, together=foreign(source_edits), normalize=normalize,
         per_example=per_example, method=f"attribution_patching ({method})",
     )  # fmt: skip
-    return arrays if len(names) > 1 else arrays[names[0]]
+    return arrays if site is None else arrays[site]

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from jaxinterp.model.interventions import replace
 
+#: Sites of queries, and of keys.
+QUERIES, KEYS = ("q_norm_in", "q", "rot_q"), ("k_norm_in", "k", "rot_k")
+
 
 def moved_patterns(
     run: Callable[[Mapping[str, Any], str], jax.Array],
@@ -16,20 +19,21 @@ def moved_patterns(
 ) -> dict[str, jax.Array]:
     """What patching queries, and keys, does to the patterns of the same layer, [..., batch, head, query, key].
 
-    "pattern": the base's. "q": the pattern with all queries patched minus the base's; rows do not mix. "k": the share
-    of the rest of its row that each entry takes when its key alone is patched.
+    "pattern": the base's. A site of queries: the pattern with all of them patched minus the base's; rows do not mix. A
+    site of keys: the share of the rest of its row that each entry takes when its key alone is patched.
 
     Args:
       run: `(edits, site) -> activations`, with the stream that enters each layer as in the base run.
       ours: the base's "pattern" and "scores".
-      patched: the source's "q", "k" or both.
+      patched: the source's values at some of these sites.
     """
     found = {"pattern": ours["pattern"]}
-    if "q" in patched:
-        found["q"] = run({"q": replace(patched["q"])}, "pattern") - ours["pattern"]
-    if "k" in patched:
-        moved = run({"k": replace(patched["k"])}, "scores")
-        found["k"] = share_moved(ours["pattern"], moved - ours["scores"])
+    for name, values in patched.items():
+        edit = {name: replace(values)}
+        if name in QUERIES:
+            found[name] = run(edit, "pattern") - ours["pattern"]
+        else:
+            found[name] = share_moved(ours["pattern"], run(edit, "scores") - ours["scores"])
     return found
 
 
@@ -52,13 +56,13 @@ def effects_of_patterns(moves: Mapping[str, jax.Array], name: str, grad: jax.Arr
     """Each query's (or key's) effect by the patched patterns: [layer, batch, pos, head or kv_head, 1].
 
     Args:
-      moves: from `moved_patterns`, without a layer's axis where it is one layer's. name: "q" or "k".
+      moves: from `moved_patterns`, without a layer's axis where it is one layer's. name: the site.
       grad: of patterns, [layer, batch, head, query, key]. n: how many heads, or key/value heads.
     """
-    if name == "q":
-        effects = (moves["q"] * grad).sum(-1)  # [layer, batch, head, query]
+    if name in QUERIES:
+        effects = (moves[name] * grad).sum(-1)  # [layer, batch, head, query]
     else:
         ahead = grad - (moves["pattern"] * grad).sum(-1, keepdims=True)
-        effects = (moves["k"] * ahead).sum(-2)  # [layer, batch, head, key]
+        effects = (moves[name] * ahead).sum(-2)  # [layer, batch, head, key]
         effects = effects.reshape(*effects.shape[:2], n, -1, effects.shape[-1]).sum(3)  # a key's heads together
     return jnp.swapaxes(effects, 2, 3)[..., None]

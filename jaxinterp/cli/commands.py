@@ -95,10 +95,8 @@ def attribute(options: argparse.Namespace) -> None:
     _tell(effects, question, options)
     if options.verify is None:
         return
-    key = jax.random.key(options.seed)
-    result = localize(
-        *question.runs, **question.asked, method=options.method, verify=options.verify, sample=options.verify, key=key
-    )
+    asked = question.asked | how | {"verify": options.verify, "sample": options.verify}
+    result = localize(*question.runs, **asked, key=jax.random.key(options.seed))
     table = Path(options.output) / "localized.csv"
     write_whole(table, lambda path: result.nodes.to_dataframe().to_csv(path, index=False))
     print()

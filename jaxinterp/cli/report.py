@@ -55,11 +55,17 @@ def print_effects(effects: xr.DataArray, prompts: TokenPairs, top: int) -> None:
         error = "" if np.isnan(errors[flat]) else f" ± {errors[flat]:.4f}"
         table.append([*row, f"{values[flat]:+.4f}{error}"])
     _print_table(table)
+    if "completeness_error" in attrs:
+        print(
+            f"\nestimates fail to add up by {attrs['completeness_error']:.4f} {attrs['metric']}, a mean over prompts, "
+            "in the worst layer"
+        )
 
 
 def print_localization(result: Localization, top: int) -> None:
     """The largest measured effects beside their estimates, and what may be left."""
     found = result.found(top)
+    print("exact effects beside estimates, in the metric's own units\n")
     axes = [str(name) for name in found.coords]
     table = [[*axes, "estimate", "effect", ""]]
     for i in range(found.sizes["node"]):
@@ -69,7 +75,8 @@ def print_localization(result: Localization, top: int) -> None:
             [*row, f"{float(node.estimate):+.4f}", f"{float(node.effect):+.4f}", "sampled" * bool(node.sampled)]
         )
     _print_table(table)
-    smallest = float(abs(found.effect).min())
+    by_rank = found.effect.values[~found.sampled.values]  # not the smallest of what was drawn at random
+    smallest = float(abs(by_rank).min()) if len(by_rank) else float(abs(found.effect).min())
     unmeasured = int(result.nodes.effect.isnull().sum())
     print(
         f"\nof {unmeasured} nodes not patched, at most {result.missed(smallest) if smallest else unmeasured} have an "

@@ -239,7 +239,8 @@ def check_reference(model: Any, base: Prompts, reference: Prompts, pooled: bool)
     shapes = np.shape(base.tokens), np.shape(reference.tokens)
     if shapes[0][1] != shapes[1][1] and not pooled:
         raise ValueError(
-            f"base has {shapes[0][1]} positions, reference has {shapes[1][1]}: pooled=True takes means over positions"
+            f"base has {shapes[0][1]} positions, reference has {shapes[1][1]}: they must be as many, for means are "
+            "taken position by position (`ji.ablation` alone can pool them, with pooled=True)"
         )
     mine, theirs = _masks(base, reference)
     uncovered = mine.any(axis=0) & ~theirs.any(axis=0) if not pooled else np.zeros(1, bool)

@@ -49,6 +49,16 @@ STREAMS = {"pre": "resid_pre", "mid": "mlp_in", "final": "resid_final"}
 MODES = ("direct", "ioi")
 
 
+def check_standing(model: Any, edits: Mapping[str, Any]) -> None:
+    """Raises for edits of a base run under which what senders write does not add up in what receivers read."""
+    for site in edits:
+        if site not in STANDING:
+            raise ValueError(
+                f"base_interventions edit {site!r}, between senders and what receivers read: path patching cannot add "
+                f"changes up there; it can under edits at {', '.join(s for s in STANDING if s in model.sites)}"
+            )
+
+
 def path_patching(
     model: Transformer,
     params: Any,
@@ -125,12 +135,7 @@ def path_patching(
     check_normalize(normalize)
     geometry = check_pair(model, base, source, base_interventions, source_interventions, metric)
     edits, source_edits = joined(base_interventions), joined(source_interventions)
-    for site in edits:
-        if site not in STANDING:
-            raise ValueError(
-                f"base_interventions edit {site!r}, between senders and what receivers read: path patching cannot add "
-                f"changes up there; it can under edits at {', '.join(s for s in STANDING if s in model.sites)}"
-            )
+    check_standing(model, edits)
     options = Options(mesh, max_bytes, progress, resume)
     send = side_of("sender", model, senders, SENDERS, over, geometry)
     receive = side_of("receiver", model, receivers, tuple(RECEIVERS), over, geometry)

@@ -14,7 +14,7 @@ import jaxinterp as ji
 from jaxinterp.attribution.atp_star import with_fixes
 from jaxinterp.attribution.estimates import Pair
 from jaxinterp.attribution.layerwise import known, layer_by_layer, through
-from jaxinterp.attribution.softmax import share_moved
+from jaxinterp.attribution.softmax import KEYS, QUERIES, share_moved
 
 METRIC = ji.logit_diff([0, 1, 0], [1, 0, 1])
 SMOOTH = {"act_fn": "gelu", "n_experts": None, "experts_per_token": None}
@@ -25,23 +25,24 @@ def check_fix(config, side, node):
     model = ji.Transformer(config)
     params, base, mask = random_params(model), random_tokens(config), masks(side)
     source = altered(config, base)
-    _, ours = apply(model, params, base, mask=mask, capture=("resid_pre", "pattern", "q", "k"))
-    _, theirs = apply(model, params, source, mask=mask, capture=("q", "k"))
+    names = [name for name in (*QUERIES, *KEYS) if name in model.sites]
+    _, ours = apply(model, params, base, mask=mask, capture=("resid_pre", "pattern"))
+    _, theirs = apply(model, params, source, mask=mask, capture=names)
     found = ji.attribution_patching(
-        model, params, base, source, sites=("q", "k"), metric=METRIC, method="atp_star", grad_drop=False,
+        model, params, base, source, sites=names, metric=METRIC, method="atp_star", grad_drop=False,
         mask=mask, per_example=True,
     )  # fmt: skip
     grad = np.asarray(ji.gradients(model, params, base, sites=("pattern",), metric=METRIC, mask=mask)["pattern"])
     layer, pos = node % config.n_layers, node % POS
-    for site, heads in (("q", config.n_heads), ("k", config.n_kv_heads)):
-        head = node % heads
+    for site in names:
+        head = node % (config.n_heads if site in QUERIES else config.n_kv_heads)
         edits = {
             "resid_pre": ji.replace(ours["resid_pre"]),
             site: ji.replace(theirs[site], ji.at(layer=layer, head=head, pos=ji.per_example([pos] * len(base)))),
         }
         _, patched = apply(model, params, base, edits, mask=mask, capture=("pattern",))
         effect = ((patched["pattern"] - ours["pattern"]) * grad)[layer].sum((1, 2, 3))
-        one = found[site].sel(layer=layer, pos=pos, **{"head" if site == "q" else "kv_head": head})
+        one = found[site].sel(layer=layer, pos=pos, **{"head" if site in QUERIES else "kv_head": head})
         np.testing.assert_allclose(one, effect, rtol=0, atol=1e-9 * max(1, np.abs(grad).max()))
 
 

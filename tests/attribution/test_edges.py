@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxinterp as ji
-from jaxinterp.attribution.edges import nodes
+from jaxinterp.attribution.edges import EdgeScores, nodes
 from jaxinterp.attribution.integrated import quadrature
 
 METRIC = ji.logit_diff([0, 1, 0], [1, 0, 1])
@@ -108,6 +108,41 @@ def check_edges(config, side, method, by_position):
     )
 
 
+def check_edited(config, site, seed):
+    """Scores on top of edited runs: the slope of the metric along each edge, by differences."""
+    model = ji.Transformer(config)
+    params, base = random_params(model), random_tokens(config)
+    source = altered(config, base)
+    edits = {site: ji.scale(0.3, ji.at(layer=0))}
+    theirs_edits = {"mlp_out" if "mlp_out" in model.sites else "z": ji.scale(0.5, ji.at(layer=0))}
+    how = {"metric": METRIC, "base_interventions": edits, "source_interventions": theirs_edits}
+    found = ji.edge_attribution(model, params, base, source, **how).scores
+    writers, readers, there = nodes(config)
+    names = ("resid_pre", "result") if config.attn_only else ("resid_pre", "result", "mlp_out")
+    ours = apply(model, params, base, edits, capture=names)[1]
+    theirs = apply(model, params, source, theirs_edits, capture=names)[1]
+    places = np.random.default_rng(seed).permutation(np.argwhere(there))[:6]
+    for writer, reader in ((writers[i], readers[j]) for i, j in places):
+        kind, layer = writer[0], int(writer.partition(".")[0][1:]) if writer != "input" else 0
+        part = {"i": lambda cache: cache["resid_pre"][0], "m": lambda cache, at=layer: cache["mlp_out"][at]}.get(
+            kind, lambda cache, at=layer, name=writer: cache["result"][at][:, :, int(name.partition(".h")[2])]
+        )
+        change, place = part(theirs) - part(ours), reader.partition("<")[0]
+
+        def value(t, change=change, reader=reader, place=place):
+            if "<" in reader:
+                layer, head = (int(number[1:]) for number in place.split("."))
+                added = {f"{reader[-2]}_input": ji.add(t * change[None, :, :, None], ji.at(layer=layer, head=head))}
+            elif place == "logits":
+                added = {"resid_final": ji.add(t * change)}
+            else:
+                added = {"mlp_in": ji.add(t * change[None], ji.at(layer=int(place[1:])))}
+            return METRIC.fn(*read_of(model, params, base, None, ji.joined(added, edits)), *METRIC.data).mean()
+
+        slope = (value(1e-5) - value(-1e-5)) / 2e-5
+        np.testing.assert_allclose(found.sel(writer=writer, reader=reader), slope, rtol=1e-6, atol=1e-6)
+
+
 def check_effects(config, side, seed, n):
     """Some edges, drawn at random: a change is added to a copy of the stream that one reader alone reads."""
     model = ji.Transformer(config)
@@ -177,9 +212,17 @@ def test_exact_effects_are_those_of_private_copies_in_many(config, side, seed):
         check_effects(config, side, seed, n=10)
 
 
+@budget(1)
+@given(configs(**ADDITIVE), st.sampled_from(["q", "k", "v", "z", "pattern"]), st.integers(0, 99))
+def test_scores_on_top_of_edits_are_slopes(config, site, seed):
+    with jax.enable_x64(True):
+        check_edited(config, site, seed)
+
+
 @pytest.mark.parametrize(
     ("edges", "message"),
     [
+        (5, "edges must be .* got int"),
         ([("a0.h1", "a0.h2<q>")], "there is no edge from 'a0.h1' to 'a0.h2<q>', which reads before that is written"),
         ([("a0.h11", "logits")], "unknown writer 'a0.h11'; did you mean 'a0.h1'"),
         ([("a0.h1", "logit")], "unknown reader 'logit'; did you mean 'logits'"),
@@ -188,7 +231,7 @@ def test_exact_effects_are_those_of_private_copies_in_many(config, side, seed):
 )
 def test_edges_that_do_not_exist_are_told(small, edges, message):
     model, params, tokens = small
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         ji.edge_effects(model, params, tokens, tokens, metric=ji.logit_diff(3, 4), edges=edges)
 
 
@@ -207,6 +250,8 @@ def test_what_is_chosen_leads_to_the_logits(edges):
         assert edge.reader.item().partition("<")[0] in reached
         reached.add(edge.writer.item())
     assert edges.graph(5).number_of_edges() == 5
+    apart = EdgeScores(edges.scores.expand_dims(pos=2) / 2)  # as by_position leaves them
+    assert (apart.top(20).reader.values == flat.reader.values).all()
     drawn = edges.dot(5)
     assert drawn.startswith("digraph {")
     assert drawn.count("->") == 5
@@ -223,6 +268,8 @@ def test_gpt2_small_has_32491_edges():
         ({"method": "eap_ig", "steps": 0}, "steps must be an int of at least 1, got 0"),
         ({"steps": 3}, "mean nothing for method='eap'"),
         ({"method": "eap_ig", "path": "input"}, "unknown path 'input'; did you mean 'inputs'"),
+        ({"base_interventions": {"attn_out": ji.scale(0.5)}}, "base_interventions edit 'attn_out'"),
+        ({"source_interventions": {"result": ji.scale(0.5)}}, "source_interventions edit 'result'"),
     ],
 )
 def test_what_cannot_be_meant_is_told(small, arguments, message):

@@ -67,6 +67,21 @@ def check_slopes(config, side, site, standing, metric, seed):
     np.testing.assert_allclose(parts.sum(parts.dims[:-1]), estimate, rtol=0, atol=1e-9 * scale)
 
 
+TINY = ji.TransformerConfig(n_layers=1, d_model=8, n_heads=2, d_vocab=11)
+
+
+def _constant(logits, cache):
+    return jnp.ones(logits.shape[0])
+
+
+def _loop(logits, cache):
+    return jax.lax.while_loop(lambda x: x.sum() > 1, lambda x: x / 2, logits[:, -1, 0])
+
+
+def _sign(logits, cache):
+    return jnp.sign(cache["z"]).sum((0, 2, 3, 4))
+
+
 def _sign_of_the_stream(logits, cache):
     return jnp.sign(cache["resid_final"][:, -1, 0])
 
@@ -219,6 +234,14 @@ def test_inside_attention_everything_adds_up(exact):
     np.testing.assert_allclose(ablation, removal.sum(("query", "key")), atol=1e-12)
 
 
+def test_routes_of_values_add_up_on_top_of_edits(exact):
+    model, params, base, source = exact
+    run = {"metric": METRIC, "base_interventions": {"z": ji.zero(ji.at(layer=1, head=1)), "pattern": ji.scale(0.5)}}
+    routes = ji.value_attribution(model, params, base, source, **run)
+    values = ji.attribution_patching(model, params, base, source, site="v", **run)
+    np.testing.assert_allclose(routes.sum("query").values.transpose(0, 2, 1), values, atol=1e-12)
+
+
 def test_frozen_norms_leave_the_centred_stream_its_own_direction(exact):
     """The derivative of a LayerNorm (eps = 0) along its own centred input is 0; with the scale frozen it is not."""
     model, params, base, _ = exact
@@ -248,9 +271,19 @@ def test_frozen_norms_leave_the_centred_stream_its_own_direction(exact):
         ({"site": "mlp_out", "over": ("head",)}, "site 'mlp_out' has no such axis"),
         ({"site": "z", "metric": ji.Metric(lambda logits, cache: logits)}, "must return one number per prompt"),
         ({"site": "z", "metric": ji.rank(3)}, "metric changes in steps: its derivative is 0 everywhere"),
+        ({"site": "z", "metric": ji.Metric(_constant)}, "metric does not depend on what it is given"),
+        ({"site": "z", "metric": ji.Metric(_loop)}, "metric cannot be differentiated"),
+        (
+            {"site": "z", "metric": ji.Metric(_sign, capture={"z": ji.at(layer=0)})},
+            "metric changes in steps",
+        ),
+        (
+            {"site": "k", "method": "atp_star", "base_interventions": ji.freeze_attention(ji.Transformer(TINY))},
+            "base_interventions edit 'pattern', which 'atp_star'",
+        ),
         ({"site": "z", "metric": ji.Metric(_sign_of_the_stream, capture=("resid_final",))}, "metric changes in steps"),
         (
-            {"site": "z", "base_interventions": {"z": ji.apply_fn(jnp.round, where=ji.at(head=1))}},
+            {"site": "z", "base_interventions": {"z": ji.apply_fn(jnp.round)}},
             "the function at 'z' in base_interventions changes in steps",
         ),
         (
