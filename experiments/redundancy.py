@@ -2,9 +2,9 @@
 
     python experiments/redundancy.py
 
-Noising of indirect objects in two models of one recipe, seed and data, with and without dropout of attention patterns
-in training (`models/english_dropout`, `models/english/cycles/1`: after one cycle each). A head's output `z`, over all
-positions, is set to that of the corrupted prompt:
+Noising of indirect objects in two models of one recipe, seed and data, after two cycles of training without and with
+dropout of attention patterns (`models/english/cycles/2`, `models/english_dropout/cycles/2`; after one cycle neither
+does the task). A head's output `z`, over all positions, is set to that of the corrupted prompt:
 
     total     its effect on the logit difference
     direct    the same, while nothing but the unembedding sees the change
@@ -31,10 +31,11 @@ import jaxinterp as ji
 
 MODELS = Path(__file__).parents[1] / "models"
 
-#: Name -> folder of weights. The one without is at the same step of training as the one with.
+#: Name -> folder of weights. The second: `python models/english/train.py --attn-dropout 0.1 --folder
+#: models/english_dropout`.
 FOLDERS: Mapping[str, Path] = {
-    "without dropout": MODELS / "english" / "cycles" / "1",
-    "with dropout": MODELS / "english_dropout",
+    "without dropout": MODELS / "english" / "cycles" / "2",
+    "with dropout": MODELS / "english_dropout" / "cycles" / "2",
 }
 
 #: Heads that count as backups.
@@ -270,6 +271,9 @@ def figure_of(found: Results) -> Figure:
 
 def main() -> None:
     asked = common.options(__doc__, n=64)
+    if missing := [str(folder) for folder in FOLDERS.values() if not (folder / "config.json").exists()]:
+        train = "python models/english/train.py --attn-dropout 0.1 --folder models/english_dropout"
+        raise SystemExit(f"{missing[0]} is not there: {train}")
     draws = common.weights(asked.n, asked.seed)
     found: dict[str, Effects] = {}
     for name, folder in FOLDERS.items():

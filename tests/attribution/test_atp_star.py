@@ -25,7 +25,7 @@ def check_fix(config, side, node):
     model = ji.Transformer(config)
     params, base, mask = random_params(model), random_tokens(config), masks(side)
     source = altered(config, base)
-    names = [name for name in (*QUERIES, *KEYS) if name in model.sites]
+    names = tuple(name for name in (*QUERIES, *KEYS) if name in model.sites)
     _, ours = apply(model, params, base, mask=mask, capture=("resid_pre", "pattern"))
     _, theirs = apply(model, params, source, mask=mask, capture=names)
     found = ji.attribution_patching(
