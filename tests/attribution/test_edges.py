@@ -257,6 +257,19 @@ def test_what_is_chosen_leads_to_the_logits(edges):
     assert drawn.count("->") == 5
 
 
+def test_both_ends_are_the_two_runs_themselves(small):
+    model, params, tokens = small
+    run = {"metric": ji.logit_diff(3, 4)}
+    edits = {"base_interventions": {"z": ji.scale(0.5)}, "source_interventions": {"mlp_post": ji.zero(ji.at(layer=0))}}
+    swapped = dict(zip(edits, reversed(edits.values()), strict=True))
+    other = tokens.at[:, 2].set(7)
+    both = ji.edge_attribution(model, params, other, tokens, method="eap_ig", path="clean-corrupted", **run, **edits)
+    from_base = ji.edge_attribution(model, params, other, tokens, **run, **edits)
+    from_source = ji.edge_attribution(model, params, tokens, other, **run, **swapped)
+    expected = (from_base.scores - from_source.scores) / 2
+    np.testing.assert_allclose(both.scores, expected, rtol=0, atol=1e-4 * float(abs(expected).max()))
+
+
 def test_gpt2_small_has_32491_edges():
     assert nodes(ji.TransformerConfig(n_layers=12, d_model=768, n_heads=12, d_vocab=9))[2].sum() == 32491
 

@@ -35,6 +35,11 @@ def test_a_layers_entries_add_up_to_the_effect_of_patching_all_of_it(exact):
     patched = ji.activation_patching(model, params, base, source, site="z", over=("layer",), metric=METRIC)
     np.testing.assert_allclose(found.sum(("pos", "head")), patched, atol=1e-7)
     assert found.completeness_error < 1e-7
+    run = {"site": "z", "metric": METRIC, "per_example": True}
+    rough = ji.attribution_patching(model, params, base, source, method="ig", steps=1, **run)
+    each = ji.activation_patching(model, params, base, source, over=("layer",), **run)
+    missing = np.abs(rough.sum(("pos", "head")) - each).mean("batch")  # errors of different prompts do not cancel
+    np.testing.assert_allclose(rough.completeness_error, missing.max(), rtol=1e-6)
     whole = ji.attribution_patching(
         model, params, base, source, site="z", over=(), metric=METRIC, method="ig", rule="gauss-legendre", steps=12
     )

@@ -166,12 +166,16 @@ def test_halves_are_patched_whole():
     np.testing.assert_allclose(rest.joint_bound, bound, atol=1e-5)
     assert result.largest_hidden() == rest.joint_bound.max() > 0
     assert result.nodes.joint_effect[:2].isnull().all()
+    few = ji.localize(model, params, base, altered(config, base), verify=6, sample=0, subsets=8, key=key, **run)
+    assert not _halves(jax.random.split(key)[1], 8, 2).any(axis=1).all()  # a half that holds none of the two
+    assert few.nodes.joint_bound[6:].notnull().all()
 
 
 def test_what_is_measured_whole_leaves_nothing():
     rng = np.random.default_rng(0)
     result, missed = drawn(rng.normal(size=30), 10, 20, rng)
     assert result.missed(1.0) == missed == 0
+    assert drawn(rng.normal(size=30), 30, 0, rng)[0].missed(1.0) == 0
     with pytest.raises(ValueError, match=r"no random halves were patched: give localize\(..., subsets=40\)"):
         result.largest_hidden()
 

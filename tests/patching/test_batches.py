@@ -98,7 +98,8 @@ LEFT = "each prompt", "sets", "standing edits", "tracing"
 @pytest.mark.parametrize(
     ("side", "name"),
     [
-        *(("right", name) for name in NAMES),
+        *(("right", name) for name in NAMES if name != "paths"),  # `test_paths` has prompts in batches
+        pytest.param("right", "paths", marks=pytest.mark.slow),
         ("left", "heads by position"),
         *(pytest.param("left", name, marks=pytest.mark.slow) for name in LEFT),
         pytest.param(None, "heads by position", marks=pytest.mark.slow),

@@ -55,8 +55,15 @@ def finish(folder, out):
     return np.load(out), printed.count("chunk")
 
 
-def kill_and_resume(tmp_path, kills, number):
-    whole, chunks = finish(tmp_path / "whole", tmp_path / "whole.npy")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(the result, how many chunks there are) of a sweep that nobody stops."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return finish(folder / "whole", folder / "whole.npy")
+
+
+def kill_and_resume(tmp_path, undisturbed, kills, number):
+    whole, chunks = undisturbed
     rng, done = random.Random(number), 0
     for _ in range(kills):
         with start(tmp_path / "killed", tmp_path / "killed.npy") as process:
@@ -75,25 +82,25 @@ def kill_and_resume(tmp_path, kills, number):
     return done, more, chunks
 
 
-def test_a_killed_sweep_goes_on_with_the_same_result(tmp_path):
-    done, _, chunks = kill_and_resume(tmp_path, kills=2, number=0)
+def test_a_killed_sweep_goes_on_with_the_same_result(tmp_path, undisturbed):
+    done, _, chunks = kill_and_resume(tmp_path, undisturbed, kills=2, number=0)
     assert done == 2
     assert chunks > 20
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(tmp_path):
-    assert kill_and_resume(tmp_path, kills=20, number=1)[0] == 20
+def test_twenty_kills_at_random_moments(tmp_path, undisturbed):
+    assert kill_and_resume(tmp_path, undisturbed, kills=20, number=1)[0] == 20
 
 
-def test_sigterm_finishes_the_chunk_in_flight_and_saves(tmp_path):
+def test_sigterm_finishes_the_chunk_in_flight_and_saves(tmp_path, undisturbed):
     with start(tmp_path / "folder", tmp_path / "out.npy") as process:
         for _ in range(15):
             assert process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         before = 15 + process.stdout.read().count("chunk")
     assert process.returncode == -signal.SIGTERM
-    whole, chunks = finish(tmp_path / "whole", tmp_path / "whole.npy")
+    whole, chunks = undisturbed
     resumed, more = finish(tmp_path / "folder", tmp_path / "out.npy")
     assert np.array_equal(resumed, whole)
     assert before + more == chunks, "a chunk that was finished ran again"
