@@ -168,11 +168,12 @@ def estimated(
         for batch in even_batches(base, metric, size, options):
             own_metric, own_edits = metric_of(metric, batch, base), edits_of(edits, model.sites, batch, base)
             found = of_batch(batch, options.spread(prompts_of(base, batch)), own_edits, own_metric, kept)
+            base_metric = np.asarray(found.base_metric)
             source_metric = None if found.source_metric is None else np.asarray(found.source_metric)
             for name, tally in tallies.items():
                 part, numbers = cells_of(grids[name], model.sites, batch, base)
-                tally.open_work(np.asarray(found.base_metric), source_metric, 1.0, opens=True)
-                tally.add(numbers, by_cell(np.asarray(found.effects[name]), model.sites[name], part.axes), 0)
+                tally.open_work(base_metric, source_metric, 1.0, opens=True)
+                tally.add(numbers, _by_cell(np.asarray(found.effects[name]), model.sites[name], part.axes), 0)
                 tally.close_work()
                 tally.close_batch(batch, per_prompt=normalize == "per_prompt")
             for name, error in found.errors.items():
@@ -203,7 +204,7 @@ def axes_kept(spec: SiteSpec, cells: Cells) -> tuple[bool, ...]:
     return tuple(axis == "batch" or dim in dims for dim, axis in enumerate(spec.axes))
 
 
-def by_cell(estimates: np.ndarray, spec: SiteSpec, axes: Sequence[Axis]) -> np.ndarray:
+def _by_cell(estimates: np.ndarray, spec: SiteSpec, axes: Sequence[Axis]) -> np.ndarray:
     """[cell, batch] from an array of the site's rank, full where cells or prompts differ."""
     dims = [dim for axis in axes if (dim := spec.axis(axis.coordinate)) is not None]
     batch = spec.axes.index("batch")

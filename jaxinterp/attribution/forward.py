@@ -66,8 +66,8 @@ def attribution_to_logits(
 ) -> xr.DataArray:
     """What each patch would do to every logit, estimated to first order: forward mode, one tangent for each patch.
 
-    One entry costs about a forward pass, whatever the number of logits; `attribution_patching` gives as many entries as
-    there are for about three forward passes, but for one number.
+    The work grows with the number of entries, whatever the number of logits; that of `attribution_patching` does not,
+    but it is for one number.
 
     Args:
       pos: the position whose logits are read: an int, negative from each prompt's end, or `ji.per_example(int[batch])`.
@@ -108,7 +108,7 @@ def attribution_to_logits(
     whole = Pair(base, edits, source, source_edits, read)
     alone = foreign(edits) or foreign(source_edits)
     size = None if alone else prompts_at_a_time(model, params, base, (site,), options, TOGETHER)
-    n, mean, spread = np.zeros((len(cells), 1)), np.zeros((len(cells), shape[2])), np.zeros((len(cells), shape[2]))
+    n, mean, spread = 0, np.zeros((len(cells), shape[2])), np.zeros((len(cells), shape[2]))
     with tqdm(total=len(base), desc="prompts", unit="prompt", delay=1, disable=options.hidden) as bar:
         for batch in even_batches(base, read, size, options):
             part, numbers = cells_of(cells, model.sites, batch, base)
@@ -121,10 +121,9 @@ def attribution_to_logits(
             mean += change * batch.n / (n + batch.n)
             n += batch.n
             bar.update(batch.n)
-    axes = {axis.name: axis.labels for axis in cells.axes} | {
-        "token": np.arange(shape[2]) if tokens is None else np.asarray(tokens)
-    }
-    error = np.sqrt(spread / (n - 1) / n) if len(base) > 1 else np.full_like(mean, np.nan)
+    axes = {axis.name: axis.labels for axis in cells.axes}
+    axes["token"] = list(range(shape[2]) if tokens is None else tokens)
+    error = np.sqrt(spread / (n * (n - 1))) if n > 1 else np.full_like(mean, np.nan)
     sizes = tuple(len(labels) for labels in axes.values())
     return xr.DataArray(
         mean.reshape(sizes), dims=list(axes), name="effect",
