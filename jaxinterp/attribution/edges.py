@@ -231,10 +231,11 @@ def edge_attribution(
             scores, base_metric, source_metric = run(
                 model, params, part_of(whole, batch, model.sites, options), *points
             )
-            tally.open_work(np.asarray(base_metric), np.asarray(source_metric), 1.0, opens=True)
-            tally.add(np.arange(int(np.prod(shape))), _table(jax.device_get(scores)).reshape(-1, len(batch.rows)), 0)
-            tally.close_work()
-            tally.close_batch(batch, per_prompt=False)
+            effects = _table(jax.device_get(scores)).reshape(-1, len(batch.rows))
+            tally.add_batch(
+                batch, np.asarray(base_metric), np.asarray(source_metric), np.arange(len(effects)), effects,
+                per_prompt=False,
+            )  # fmt: skip
             bar.update(batch.n)
 
     axes = [Axis("pos", "pos", list(range(n_pos)), None)] * by_position

@@ -172,10 +172,10 @@ def estimated(
             source_metric = None if found.source_metric is None else np.asarray(found.source_metric)
             for name, tally in tallies.items():
                 part, numbers = cells_of(grids[name], model.sites, batch, base)
-                tally.open_work(base_metric, source_metric, 1.0, opens=True)
-                tally.add(numbers, _by_cell(np.asarray(found.effects[name]), model.sites[name], part.axes), 0)
-                tally.close_work()
-                tally.close_batch(batch, per_prompt=normalize == "per_prompt")
+                effects = _by_cell(np.asarray(found.effects[name]), model.sites[name], part.axes)
+                tally.add_batch(
+                    batch, base_metric, source_metric, numbers, effects, per_prompt=normalize == "per_prompt"
+                )
             for name, error in found.errors.items():
                 errors[name] = errors.get(name, 0.0) + np.abs(np.asarray(error)[..., : batch.n]).sum(axis=-1)
             bar.update(batch.n)

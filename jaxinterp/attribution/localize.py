@@ -102,6 +102,8 @@ def localize(
     subsets: int = 0,
     method: str = "grad",
     steps: int | None = None,
+    rule: str = "midpoint",
+    path: str = "activations",
     confidence: float = 0.95,
     roles: Mapping[str, Any] | None = None,
     mask: Any = None,
@@ -119,7 +121,7 @@ def localize(
       verify: how many nodes are patched exactly, in the order of their estimates.
       sample: how many of the others are, drawn at random.
       subsets: how many random halves of the others are patched, each all at once; some 40 tell what is large.
-      method, steps: of the estimates, as in `attribution_patching`.
+      method, steps, rule, path: of the estimates, as in `attribution_patching`.
       confidence: of the bound on what is missed.
       Others as in `activation_patching`.
 
@@ -150,7 +152,18 @@ def localize(
         "mesh": mesh, "max_bytes": max_bytes, "progress": progress,
     }  # fmt: skip
     estimates = attribution_patching(
-        model, params, base, source, sites=names, over=over, method=method, steps=steps, roles=roles, **run
+        model,
+        params,
+        base,
+        source,
+        sites=names,
+        over=over,
+        method=method,
+        steps=steps,
+        rule=rule,
+        path=path,
+        roles=roles,
+        **run,
     )
     assert isinstance(estimates, dict)  # for sites were given
     grids = {name: cells_for(model.sites, name, over, geometry, roles or base.roles) for name in names}

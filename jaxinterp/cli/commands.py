@@ -88,7 +88,8 @@ def attribute(options: argparse.Namespace) -> None:
     if options.verify is not None and options.verify < 1:
         raise ValueError(f"--verify must be at least 1, got {options.verify}")
     question = _question(options)
-    how: dict[str, Any] = {"method": options.method} | ({} if options.steps is None else {"steps": options.steps})
+    how: dict[str, Any] = {"method": options.method}
+    how |= {name: given for name in ("steps", "rule", "path") if (given := getattr(options, name)) is not None}
     scores = options.method == "atp_star"  # how much, without a direction
     effects = attribution_patching(*question.runs, **(question.asked | how), normalize=not (options.raw or scores))
     assert isinstance(effects, xr.DataArray)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxinterp.attribution.edges import METHODS as EDGE_METHODS
-from jaxinterp.attribution.patching import METHODS
+from jaxinterp.attribution.integrated import RULES
+from jaxinterp.attribution.patching import METHODS, PATHS
 from jaxinterp.io.checkpoints import FORMATS
 from jaxinterp.model.config import CHOICES
 
@@ -66,6 +67,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     what = _add_question(attribute)
     what.add_argument("--method", choices=METHODS, default="grad", help="of the estimates (default: grad)")
     what.add_argument("--steps", type=int, help="gradients on the way, for ig (default: 5)")
+    what.add_argument("--rule", choices=RULES, help="where on the way, for ig (default: midpoint)")
+    what.add_argument(
+        "--path", choices=PATHS, help="what goes from one run to the other, for ig (default: activations)"
+    )
     what.add_argument(
         "--verify", type=int, metavar="N", help="patch the N largest exactly, and as many others at random"
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -79,20 +78,40 @@ class Tally:
         """Moves on to the next piece of work."""
         self.work, self.program, self.done = self.work + 1, 0, 0
 
+    def add_batch(
+        self,
+        batch: Batch,
+        base: np.ndarray,
+        source: np.ndarray | None,
+        numbers: np.ndarray,
+        effects: np.ndarray,
+        *,
+        per_prompt: bool,
+    ) -> None:
+        """Takes in a batch of whose cells all effects, [len(numbers), b], are there at once; other cells have none."""
+        self.base, self.source = base, np.full_like(base, np.nan) if source is None else source
+        self.effects = effects
+        if len(numbers) < len(self.each):
+            self.effects = np.zeros((len(self.each), len(base)), effects.dtype)
+            self.effects[numbers] = effects
+        self.close_batch(batch, per_prompt=per_prompt)
+
     def close_batch(self, batch: Batch, *, per_prompt: bool) -> None:
         """Takes a finished batch into the sums; prompts that only filled it up are left out."""
         own = slice(batch.n)
         rows = batch.rows[own]
         self.base_each[rows], self.source_each[rows] = self.base[own], self.source[own]
-        distance: Any = whole_way(self.base[own], self.source[own]) if per_prompt else 1.0
+        distance = whole_way(self.base[own], self.source[own]) if per_prompt else None
         if self.each.size:
-            self.each[:, rows] = self.effects[:, own] / distance
+            self.each[:, rows] = self.effects[:, own] if distance is None else self.effects[:, own] / distance
         else:
             together = max(1, 2**16 // max(1, batch.n))  # cells, so that their effects stay in the processor's cache
             even = np.full(batch.n, 1 / batch.n)
             for first in range(0, len(self.effects), together):
                 part = slice(first, first + together)
-                effects = self.effects[part, own].astype(np.float64) / distance
+                effects = self.effects[part, own].astype(np.float64)
+                if distance is not None:
+                    effects /= distance
                 mean = effects @ even
                 effects -= mean[:, None]
                 share = batch.n / (self.n + batch.n)
