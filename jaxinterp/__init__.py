@@ -7,7 +7,7 @@ Examples in docstrings assume `import jax, numpy as np, jax.numpy as jnp, jaxint
 `model, params, tokens` such as those.
 """
 
-from jaxinterp import tasks
+from jaxinterp import scrubbing, tasks
 from jaxinterp.attribution.ablation import attribution_ablation
 from jaxinterp.attribution.attention import attention_attribution, value_attribution
 from jaxinterp.attribution.edge_effects import edge_effects
@@ -55,21 +55,27 @@ from jaxinterp.patching.paths import path_patching
 from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tracing import causal_tracing
 from jaxinterp.plots import effects_heatmap
+from jaxinterp.scrubbing import Feature, Graph, Hypothesis, Node, ScrubResult, scrub
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
 from jaxinterp.tasks.texts import to_single_token, to_str_tokens, to_string, to_tokens
 
 __all__ = [
     "EdgeScores",
     "FactoredMatrix",
+    "Feature",
     "Generation",
+    "Graph",
     "Harvest",
+    "Hypothesis",
     "Intervention",
     "Localization",
     "Metric",
+    "Node",
     "Plan",
     "Prompts",
     "RotaryScaling",
     "Run",
+    "ScrubResult",
     "ShardedArray",
     "SiteSpec",
     "TokenPairs",
@@ -128,6 +134,8 @@ __all__ = [
     "save",
     "save_effects",
     "scale",
+    "scrub",
+    "scrubbing",
     "stop_gradient",
     "tasks",
     "to_single_token",

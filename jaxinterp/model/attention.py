@@ -111,6 +111,27 @@ def head_outputs(
     """
     q, k, v = _queries_keys_values(config, weights, x, place, tap, queries)
     seen = geometry if queries is None else geometry._replace(rows=queries + geometry.start)
+    return attend(config, data, q, k, v, seen, geometry, tap, prefix, key)
+
+
+def attend(
+    config: TransformerConfig,
+    data: dict[str, Any],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    seen: Geometry,
+    geometry: Geometry,
+    tap: TapLike,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """What `head_outputs` gives, from queries, keys and values that are not rotated yet.
+
+    Args:
+      q: [batch, n, head, d_head], of the rows that `seen` describes. k, v: [batch, rows, kv_head, d_head], of
+        `geometry`. Others as in `head_outputs`.
+    """
     if config.positions == "rotary":
         q = tap("rot_q", rotate(config, q, data["frequencies"], token_positions(seen)))
         k = tap("rot_k", rotate(config, k, data["frequencies"], token_positions(geometry)))
@@ -135,7 +156,7 @@ def head_outputs(
     if allowed is not None:
         # a finite floor: rows of padding, which see nothing, stay finite and differentiable
         scores = jnp.where(allowed[:, None], scores, jnp.finfo(scores.dtype).min)
-    pattern = tap("pattern", jax.nn.softmax(scores, axis=-1).astype(x.dtype))
+    pattern = tap("pattern", jax.nn.softmax(scores, axis=-1).astype(v.dtype))
     pattern = dropout(key, config.attn_dropout, pattern)
 
     grouped = pattern.reshape(batch, config.n_kv_heads, config.groups, n_rows, -1)
@@ -187,24 +208,34 @@ def _queries_keys_values(
     shared = norm(config, "ln1", weights, x, tap) if config.has_pre_norm else x
     out = []
     for name in ("q", "k", "v"):
-        W = weights[f"W_{name.upper()}"]
         if tap.wants(f"{name}_input"):
-            copies = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], W.shape[0], x.shape[2]))
+            n_copies = weights[f"W_{name.upper()}"].shape[0]
+            copies = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], n_copies, x.shape[2]))
             copies = tap(f"{name}_input", copies)
             if config.has_pre_norm:
                 copies = jax.vmap(lambda one: norm(config, "ln1", weights, one, tap.edit), 2, 2)(copies)
             if place is not None and name != "v":
                 copies = copies + place[:, :, None]
-            projected = jnp.einsum("bphd,hdf->bphf", copies, W)
+            out.append(project(config, weights, name, copies, tap))
         else:
             read = shared if place is None or name == "v" else shared + place
             read = take_rows(read, queries) if name == "q" else read
-            projected = jnp.einsum("bpd,hdf->bphf", read, W)
-        if f"b_{name.upper()}" in weights:
-            projected = projected + weights[f"b_{name.upper()}"]
-        if config.qk_norm and name != "v":
-            projected = tap(f"{name}_norm_in", projected)
-            axes = (-1,) if config.qk_norm == "head" else (-2, -1)
-            projected = rms_norm(config, weights[f"{name}_norm.w"], projected, axes)
-        out.append(tap(name, projected))
+            out.append(project(config, weights, name, read, tap))
     return out[0], out[1], out[2]
+
+
+def project(config: TransformerConfig, weights: Params, name: str, read: jax.Array, tap: TapLike) -> jax.Array:
+    """Queries, keys or values (`name`: "q", "k" or "v") of what they read, unrotated: [batch, rows, head, d_head].
+
+    Args:
+      read: [batch, rows, d_model], or [batch, rows, head, d_model] where each head reads its own.
+    """
+    equation = "bpd,hdf->bphf" if read.ndim == 3 else "bphd,hdf->bphf"
+    projected = jnp.einsum(equation, read, weights[f"W_{name.upper()}"])
+    if f"b_{name.upper()}" in weights:
+        projected = projected + weights[f"b_{name.upper()}"]
+    if config.qk_norm and name != "v":
+        projected = tap(f"{name}_norm_in", projected)
+        axes = (-1,) if config.qk_norm == "head" else (-2, -1)
+        projected = rms_norm(config, weights[f"{name}_norm.w"], projected, axes)
+    return tap(name, projected)

@@ -86,25 +86,28 @@ def check_null_direction(config, side):
 def check_integral(config, side, path):
     """Integrals add up to the whole difference, and what they miss falls with the square of a midpoint rule's step."""
     model, params, base, source, mask = setting(config, side)
+    # tokens that differ little, so that no norm comes near 0 on the way and few steps tell the order
+    common = np.random.default_rng(1).normal(size=config.d_model)
+    params |= {"W_E": common + 0.1 * params["W_E"]}
     site = "embed" if path == "inputs" else "resid_pre"
     run = {"site": site, "over": ("layer",) if path == "activations" else (), "metric": METRIC, "method": "ig"}
     whole = {
         steps: ji.attribution_patching(
             model, params, base, source, mask=mask, rule="midpoint", path=path, steps=steps, **run
         )
-        for steps in (128, 256)
+        for steps in (16, 32)
     }
-    errors = [whole[steps].completeness_error for steps in (128, 256)]
+    errors = [whole[steps].completeness_error for steps in (16, 32)]
     exact = ji.activation_patching(model, params, base, source, site=site, over=run["over"], metric=METRIC, mask=mask)
     scale = max(1.0, float(abs(exact).max()))
-    assert abs(whole[256] - exact).max() <= errors[1] + 1e-9 * scale
-    if errors[1] > 1e-9 * scale:  # else the integrand is a straight line
+    assert abs(whole[32] - exact).max() <= errors[1] + 1e-9 * scale
+    if errors[1] > 1e-10 * scale:  # else the integrand is a straight line
         np.testing.assert_allclose(np.log2(errors[0] / errors[1]), 2, atol=0.3)
 
 
 SIDES = st.sampled_from([None, "left"])
 PATHS = st.sampled_from(["inputs", "activations"])
-LAYER_NORMED = {**ADDITIVE, "normalization": "layer", "final_norm": True, "eps": 1e-30}
+LAYER_NORMED = {**ADDITIVE, "normalization": "layer", "final_norm": True, "final_act_fn": None, "eps": 1e-30}
 
 
 @budget(1)

@@ -1,0 +1,263 @@
+"""What a scrubbed run computes, and what it only looks up.
+
+A value that depends on a single datum is in a table, made by one ordinary pass over the dataset; only what mixes
+several data is computed. Values stay unfinished until somebody needs their numbers: `Look` (found in a table, as a sum
+of rows of nodes), `Parts` (rows of different origin), or `Known` (numbers). Functions that work row by row pass through
+`Parts`, so that of a stream in which one position is resampled only that position's keys are computed anew.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp.scrubbing.graph import Graph, Node, Rows, computed, needs, summed, values
+
+#: What a table holds: the sum of some rows of nodes, `((name, rows), ...)`.
+Terms = tuple[tuple[str, Rows], ...]
+
+
+class Look(NamedTuple):
+    """A value that stands in a table; `datum` is the number of the draw that says where, None for any."""
+
+    terms: Terms
+    datum: int | None
+
+
+class Known(NamedTuple):
+    """A value for each sample: [sample, ...]."""
+
+    array: Any
+
+
+class Parts(NamedTuple):
+    """Rows of different origin: ((their numbers, what they are), ...)."""
+
+    groups: tuple[tuple[tuple[int, ...], Any], ...]
+
+
+Lazy = Look | Known | Parts
+
+
+class Place(NamedTuple):
+    """One visit to a node of the graph, in the tree that a hypothesis unfolds to.
+
+    Attributes:
+      node: which. datum: the number of the draw that stands for it; a place without parents is looked up there.
+      parents: `{parent: place}` of what is claimed to matter. others: `{parent: draw}` of what is not.
+    """
+
+    node: str
+    datum: int
+    parents: Mapping[str, "Place"]
+    others: Mapping[str, int]
+
+
+class Evaluator:
+    """Evaluates a tree of places for many samples at once, while a program is traced.
+
+    Args:
+      data: leaves lead with datum. draws: int[sample] for each number of a draw.
+      table: `terms -> [datum, ...]`, or None where there is no table and the value is computed from the datum.
+      shapes: `{node: shape and dtype}` for one datum.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        params: Any,
+        data: Any,
+        draws: Sequence[jax.Array],
+        table: Callable[[Terms], jax.Array | None],
+        shapes: Mapping[str, Any],
+    ) -> None:
+        self.graph, self.params, self.data, self.draws = graph, params, data, draws
+        self.table, self.shapes = table, shapes
+        self.values: dict[tuple[int, str, Rows], Lazy] = {}
+        self.found: dict[Look, Any] = {}
+
+    def output(self, root: Place) -> jax.Array:
+        """The root's value: [sample, ...]."""
+        return self.numbers(self.at(root, root.node, None))
+
+    def at(self, place: Place, name: str, rows: Rows) -> Lazy:
+        """The value, as it is at one place, of the place's node or of one that is hidden in it."""
+        key = id(place), name, rows
+        if key not in self.values:
+            self.values[key] = self._at(place, name, rows)
+        return self.values[key]
+
+    def _at(self, place: Place, name: str, rows: Rows) -> Lazy:
+        if name == place.node:
+            if not place.parents and not place.others:
+                return Look(((name, rows),), place.datum)
+        elif name == self.graph.input or not self.graph.is_inside(name, place.node):
+            if name in place.parents:
+                parent = place.parents[name]
+                return self.at(parent, parent.node, rows)
+            return Look(((name, rows),), place.others[name])
+        node = self.graph.nodes[name]
+        arguments = [self.at(place, parent, share) for parent, share in needs(node, rows)]
+        if node.kind == "rows":
+            assert node.rows is not None
+            own = {row: i for i, row in enumerate(node.rows)}
+            return _renumbered(arguments[0], own)
+        data = {argument.datum for argument in arguments if isinstance(argument, Look)} - {None}
+        if all(isinstance(argument, Look) for argument in arguments) and len(data) <= 1:
+            return Look(((name, rows),), data.pop() if data else None)
+        if node.kind == "joined":
+            return self._joined(node, arguments, rows)
+        return self._row_by_row(name, node, arguments, rows)
+
+    def _joined(self, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Lazy:
+        groups: list[tuple[tuple[int, ...], Lazy]] = []
+        places = node.places if rows is None else [tuple(r for r in rows if r in own) for own in node.places]
+        shares = [own for own in places if own]
+        whole = dict(zip(node.parents, node.places, strict=True))
+        for (parent, _), own, argument in zip(needs(node, rows), shares, arguments, strict=True):
+            if isinstance(argument, Parts):
+                groups += [(tuple(whole[parent][i] for i in some), part) for some, part in argument.groups]
+            else:
+                groups.append((own, argument))
+        return Parts(tuple(groups))
+
+    def _row_by_row(self, name: str, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Lazy:
+        """A function or a sum, apart for rows of different origin where it works row by row."""
+        by_row = [True] * len(arguments) if node.kind == "sum" else list(node.by_row or [False] * len(arguments))
+        splits = [a for a, own in zip(arguments, by_row, strict=True) if own and isinstance(a, Parts)]
+        if not splits:
+            return self._computed(name, node, arguments, rows)
+        have = rows if rows is not None else tuple(range(self.shapes[name].shape[0]))
+        groups = [have]
+        for split in splits:
+            groups = [g for one in groups for some, _ in split.groups if (g := tuple(r for r in one if r in some))]
+        found: list[tuple[tuple[int, ...], Lazy]] = []
+        mixed: list[int] = []
+        for group in groups:
+            own = [self._restrict(a, have, group) if s else a for a, s in zip(arguments, by_row, strict=True)]
+            data = {a.datum for a in own if isinstance(a, Look)} - {None}
+            if all(isinstance(a, Look) for a in own) and len(data) <= 1:
+                found.append((group, Look(((name, group),), data.pop() if data else None)))
+            else:
+                mixed += group
+        if mixed:
+            rest = tuple(row for row in have if row in mixed)
+            own = [self._restrict(a, have, rest) if s else a for a, s in zip(arguments, by_row, strict=True)]
+            found.append((rest, self._computed(name, node, own, rest)))
+        return found[0][1] if len(found) == 1 else Parts(tuple(found))
+
+    def _computed(self, name: str, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Known:
+        if node.kind == "sum":
+            return Known(summed([self.numbers(term) for term in self._by_datum(arguments)]))
+        batched = [None if isinstance(a, Look) and a.datum is None else 0 for a in arguments]
+        numbers = [self.numbers(argument) for argument in arguments]
+
+        def one(*arguments: Any) -> Any:
+            return computed(node, self.params, arguments, rows)
+
+        return Known(jax.vmap(one, in_axes=batched)(*numbers))
+
+    def _by_datum(self, terms: Sequence[Lazy]) -> list[Lazy]:
+        """The terms of a sum, those of one datum together, so that they are summed in their table."""
+        together: dict[int | None, Terms] = {}
+        others: list[Lazy] = []
+        for term in terms:
+            if isinstance(term, Look):
+                together[term.datum] = (*together.get(term.datum, ()), *term.terms)
+            else:
+                others.append(term)
+        if None in together and len(together) > 1:
+            free = together.pop(None)
+            first = next(iter(together))
+            together[first] = (*together[first], *free)
+        return [Look(tuple(sorted(terms, key=str)), datum) for datum, terms in together.items()] + others
+
+    def _restrict(self, lazy: Lazy, have: tuple[int, ...], wanted: tuple[int, ...]) -> Lazy:
+        """Some of the rows of a value that holds rows `have`."""
+        if wanted == have:
+            return lazy
+        where = [have.index(row) for row in wanted]
+        if isinstance(lazy, Look):
+            if lazy.datum is None:
+                return lazy
+            terms = tuple(
+                (name, tuple(where) if rows is None else tuple(rows[i] for i in where)) for name, rows in lazy.terms
+            )
+            return Look(terms, lazy.datum)
+        if isinstance(lazy, Known):
+            return Known(lazy.array[:, np.array(where)])
+        groups = []
+        for some, part in lazy.groups:
+            if own := tuple(row for row in some if row in wanted):
+                groups.append((own, self._restrict(part, some, own)))
+        return groups[0][1] if len(groups) == 1 and groups[0][0] == wanted else Parts(tuple(groups))
+
+    def numbers(self, lazy: Lazy) -> Any:
+        """A value's numbers: [sample, ...]; without the sample axis for what depends on no datum."""
+        if isinstance(lazy, Known):
+            return lazy.array
+        if isinstance(lazy, Parts):
+            return self._together(lazy)
+        if lazy not in self.found:
+            self.found[lazy] = self._looked_up(lazy)
+        return self.found[lazy]
+
+    def _looked_up(self, look: Look) -> Any:
+        if look.datum is None:
+            return summed(values(self.graph, self.params, None, look.terms))
+        at = self.draws[look.datum]
+        if look.terms == ((self.graph.input, None),):
+            return jax.tree.map(lambda leaf: take(leaf, at), self.data)
+        table = self.table(look.terms)
+        if table is not None:
+            return take(table, at)
+        data = jax.tree.map(lambda leaf: take(leaf, at), self.data)
+        return jax.vmap(lambda datum: summed(values(self.graph, self.params, datum, look.terms)))(data)
+
+    def _together(self, parts: Parts) -> Any:
+        """Rows of different origin as one array, in the order of their numbers."""
+        arrays: list[Any] = []
+        order: list[int] = []
+        by_node: dict[str, list[tuple[tuple[int, ...], Look]]] = {}
+        for rows, part in parts.groups:
+            single = isinstance(part, Look) and part.datum is not None and len(part.terms) == 1
+            if single and len(rows) == 1 and part.terms[0][1] is not None:
+                by_node.setdefault(part.terms[0][0], []).append((rows, part))
+                continue
+            array = self.numbers(part)
+            if isinstance(part, Look) and part.datum is None:
+                array = jnp.broadcast_to(array, (len(self.draws[0]), len(rows), *array.shape[-1:]))
+            arrays.append(array)
+            order += rows
+        for name, looks in by_node.items():
+            # rows of one table at different data: one gather
+            own = tuple(look.terms[0][1][0] for _, look in looks)  # type: ignore[index]
+            table = self.table(((name, own),))
+            if table is None:
+                arrays += [self.numbers(look) for _, look in looks]
+            else:
+                where = [self.draws[look.datum or 0] * len(own) + i for i, (_, look) in enumerate(looks)]
+                arrays.append(take(table.reshape(-1, *table.shape[2:]), jnp.stack(where, axis=1)))
+            order += [row for rows, _ in looks for row in rows]
+        joined = arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis=1)
+        target = sorted(order)
+        return joined if order == target else joined[:, np.array([order.index(row) for row in target])]
+
+
+def _renumbered(lazy: Lazy, own: Mapping[int, int]) -> Lazy:
+    if not isinstance(lazy, Parts):
+        return lazy
+    return Parts(tuple((tuple(own[row] for row in rows), part) for rows, part in lazy.groups))
+
+
+def take(table: jax.Array, at: jax.Array) -> jax.Array:
+    """Rows of a table; the indices are known to lie in it."""
+    return table.at[at].get(mode="promise_in_bounds")
+
+
+def size(shape: Sequence[int], dtype: Any) -> int:
+    """Bytes of an array."""
+    return math.prod(shape) * np.dtype(dtype).itemsize

@@ -1,0 +1,138 @@
+"""What a scrub found: losses with standard errors, and how much of the performance is left."""
+
+import dataclasses
+
+import numpy as np
+import xarray as xr
+
+from jaxinterp.scrubbing.samplers import Partition
+
+#: Standard errors on either side of a 95 % interval.
+WIDTH = 1.959964
+
+
+@dataclasses.dataclass(frozen=True)
+class ScrubResult:
+    """How a behaviour fares when everything that a hypothesis does not speak of is resampled.
+
+    Standard errors are clustered by reference datum: data are taken as a sample of all there could be.
+
+    Attributes:
+      loss, clipped_loss: the mean over samples, in the loss's units; `clipped_loss` counts none as more than `clip`.
+      accuracy: NaN where the graph says nothing of right and wrong.
+      loss_error, clipped_error, accuracy_error: standard errors of these.
+      model_loss, model_accuracy: of the graph as it is, on the same references.
+      random_loss: of outputs for data that have nothing to do with the reference.
+      recovered: 1 - (loss - model_loss) / (random_loss - model_loss).
+      recovered_error, recovered_interval: its standard error, and a 95 % interval.
+      non_finite: how many samples have a loss that is no finite number. They are not left out: the means show them.
+      n_samples, n_references: samples, and how many different data they are about.
+      by_class: loss and accuracy for each value of the root's feature.
+      features: for each feature, what weakens the test (`ji.scrubbing.report`).
+      samples: `loss`, `correct`, and the data drawn for each, by `draw`; None unless they were kept.
+    """
+
+    loss: float
+    loss_error: float
+    clipped_loss: float
+    clipped_error: float
+    clip: float
+    accuracy: float
+    accuracy_error: float
+    model_loss: float
+    model_accuracy: float
+    random_loss: float
+    recovered: float
+    recovered_error: float
+    non_finite: int
+    n_samples: int
+    n_references: int
+    by_class: xr.Dataset
+    features: xr.Dataset
+    samples: xr.Dataset | None
+
+    @property
+    def recovered_interval(self) -> tuple[float, float]:
+        """95 %, normal."""
+        return self.recovered - WIDTH * self.recovered_error, self.recovered + WIDTH * self.recovered_error
+
+    def __str__(self) -> str:
+        low, high = self.recovered_interval
+        lines = [
+            f"recovered      {self.recovered:8.1%}  ({low:.1%} to {high:.1%})",
+            f"loss           {self.loss:8.4f} ± {self.loss_error:.4f}  (model {self.model_loss:.4f}, "
+            f"random {self.random_loss:.4f})",
+            f"clipped at {self.clip:<4g}{self.clipped_loss:8.4f} ± {self.clipped_error:.4f}",
+        ]
+        if not np.isnan(self.accuracy):
+            lines.append(
+                f"accuracy       {self.accuracy:8.2%} ± {self.accuracy_error:.2%}  (model {self.model_accuracy:.2%})"
+            )
+        lines.append(f"samples        {self.n_samples:,} about {self.n_references:,} data")
+        if self.non_finite:
+            lines.append(f"NOT FINITE     {self.non_finite:,} losses")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """What is kept of samples, for each reference datum: [datum] each."""
+
+    count: np.ndarray
+    loss: np.ndarray
+    clipped: np.ndarray
+    correct: np.ndarray
+    non_finite: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The graph as it is, and with outputs of other data, for each reference datum: [datum] each."""
+
+    model_loss: np.ndarray
+    model_correct: np.ndarray
+    random_loss: np.ndarray
+
+
+def summarise(
+    sums: Sums, bounds: Bounds, clip: float, root: Partition, features: xr.Dataset, samples: xr.Dataset | None
+) -> ScrubResult:
+    """The result, from sums by reference datum."""
+    n = sums.count
+    total = n.sum()
+
+    def mean(values: np.ndarray) -> tuple[float, float]:
+        """(mean, its clustered standard error) of what was summed by datum."""
+        centre = values.sum() / total
+        return float(centre), _error(values - n * centre, n)
+
+    def over(each: np.ndarray) -> float:
+        """The mean of what each datum has, with samples as weights."""
+        return float((n * each).sum() / total)
+
+    model, random = over(bounds.model_loss), over(bounds.random_loss)
+    loss, loss_error = mean(sums.loss)
+    gap = random - model
+    share = (loss - model) / gap if gap else np.nan
+    influence = sums.loss - n * bounds.model_loss - share * n * (bounds.random_loss - bounds.model_loss)
+    of_class = np.bincount(root.codes, n)
+    seen = of_class > 0
+    by_class: dict[str, tuple[str, np.ndarray]] = {"count": ("class", of_class[seen])}
+    for name, each in (("loss", sums.loss), ("accuracy", sums.correct)):
+        by_class[name] = ("class", np.bincount(root.codes, each)[seen] / of_class[seen])
+    names = [str(name) for name, own in zip(root.names, seen, strict=True) if own]
+    return ScrubResult(
+        loss, loss_error, *mean(sums.clipped), clip, *mean(sums.correct), model, over(bounds.model_correct), random,
+        1 - share, _error(influence, n) / abs(gap) if gap else np.nan, int(sums.non_finite.sum()), int(total),
+        int((n > 0).sum()),
+        xr.Dataset(by_class, coords={"class": names}),
+        features, samples,
+    )  # fmt: skip
+
+
+def _error(residuals: np.ndarray, n: np.ndarray) -> float:
+    """The standard error of a mean over samples, from each cluster's sum of residuals."""
+    clusters = int((n > 0).sum())
+    if clusters < 2:
+        return float("nan")
+    return float(np.sqrt(clusters / (clusters - 1) * np.square(residuals).sum()) / n.sum())

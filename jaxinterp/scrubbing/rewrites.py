@@ -1,0 +1,199 @@
+"""Rewrites: graphs that compute the same with other nodes, so that a hypothesis can be about those.
+
+Each takes a graph and gives a new one, checked equal to the old one on the graph's examples.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from jaxinterp.scrubbing.graph import Graph, Node, check_equal
+
+
+def hide(graph: Graph, names: Iterable[str], *, reader: str | None = None) -> Graph:
+    """Groups nodes into those that read them: each reader computes its own copy.
+
+    Args:
+      names: the nodes; their own parents become parents of their readers.
+      reader: the only node for which they are hidden, so that every path through them counts as its own; None: for all.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> nodes = {"a": ji.Node(lambda _, x: x, ("input",)), "b": ji.Node(lambda _, a: 2 * a, ("a",)),
+      ...          "c": ji.Node(lambda _, a, b: a + b, ("a", "b"))}
+      >>> rewrites.hide(ji.Graph(nodes, "c"), ["b"]).parents("c")
+      ('a',)
+    """
+    chosen = frozenset([names] if isinstance(names, str) else names)
+    for name in chosen:
+        graph.check_node(name, "names")
+    if reader is None:
+        return dataclasses.replace(graph, hidden=graph.hidden | chosen)
+    graph.check_node(reader, "reader")
+    through = {**graph.through, reader: graph.through.get(reader, frozenset()) | chosen}
+    return dataclasses.replace(graph, through=through)
+
+
+def split_positions(graph: Graph, name: str, parts: Mapping[str, Iterable[int]] | None = None) -> Graph:
+    """A node as its rows put together: nodes `name@part`, each some of its rows.
+
+    Args:
+      name: a node whose value leads with an axis of rows (positions).
+      parts: `{part: rows}`, each row once; "rest" holds those that no part names. None: each row its own part, by
+        number.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> nodes = {"x": ji.Node(lambda _, x: x, ("input",)), "y": ji.Node(lambda _, x: x.sum(), ("x",))}
+      >>> graph = ji.Graph(nodes, "y", examples=(None, jnp.ones((2, 3))))
+      >>> rewrites.split_positions(graph, "x", {"first": [0]}).parents("y")
+      ('x@first', 'x@rest')
+    """
+    n = _rows_of(graph, name)
+    chosen: dict[str, tuple[int, ...]] = (
+        {str(i): (i,) for i in range(n)} if parts is None else {k: tuple(sorted(v)) for k, v in parts.items()}
+    )
+    named = [row for rows in chosen.values() for row in rows]
+    if wrong := [row for row in named if not 0 <= row < n]:
+        raise ValueError(f"parts: row {wrong[0]} of {name!r}, which has {n} rows")
+    if len(set(named)) < len(named):
+        raise ValueError("parts name a row twice")
+    if rest := tuple(row for row in range(n) if row not in named):
+        if "rest" in chosen:
+            raise ValueError(f"parts: 'rest' is what no part names, here rows {rest}")
+        chosen["rest"] = rest
+    nodes = {f"{name}@{part}": Node(None, (f"{name} whole",), "rows", rows=rows) for part, rows in chosen.items()}
+    return _replaced(graph, name, nodes, Node(None, tuple(nodes), "joined", places=tuple(chosen.values())))
+
+
+def split_terms(graph: Graph, name: str, terms: Mapping[str, Callable[..., Any]]) -> Graph:
+    """A node as a sum of terms `name.term`, each a function of what the node reads.
+
+    Args:
+      terms: `{term: fn(params, *values of the parents)}`.
+
+    Raises:
+      ValueError: terms that do not add up on the examples.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> graph = ji.Graph({"y": ji.Node(lambda _, x: 3 * x, ("input",)), "z": ji.Node(lambda _, y: y**2, ("y",))},
+      ...                  "z", examples=(None, jnp.arange(4.0)))
+      >>> rewrites.split_terms(graph, "y", {"one": lambda _, x: x, "two": lambda _, x: 2 * x}).parents("z")
+      ('y.one', 'y.two')
+    """
+    graph.check_node(name, "name")
+    nodes = {f"{name}.{term}": Node(fn, graph.nodes[name].parents) for term, fn in terms.items()}
+    return _replaced(graph, name, nodes, Node(None, tuple(nodes), "sum"), keep=False)
+
+
+def split_factors(graph: Graph, name: str, factors: Mapping[str, Callable[..., Any]]) -> Graph:
+    """A node as a product of factors `name.factor`, each a function of what the node reads.
+
+    Raises:
+      ValueError: factors whose product differs from the node on the examples.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> graph = ji.Graph({"y": ji.Node(lambda _, x: x * (x + 1), ("input",)), "z": ji.Node(lambda _, y: y, ("y",))},
+      ...                  "z", examples=(None, jnp.arange(4.0)))
+      >>> rewrites.split_factors(graph, "y", {"here": lambda _, x: x, "next": lambda _, x: x + 1}).parents("z")
+      ('y.here', 'y.next')
+    """
+    graph.check_node(name, "name")
+    nodes = {f"{name}.{factor}": Node(fn, graph.nodes[name].parents) for factor, fn in factors.items()}
+    return _replaced(graph, name, nodes, Node(_product, tuple(nodes)), keep=False)
+
+
+def split_direction(graph: Graph, name: str, direction: Any) -> Graph:
+    """A node as its projection on a direction, `name.along`, plus the rest, `name.rest`.
+
+    Args:
+      direction: array [d] along the value's last axis, or [n, d]: the space that several span.
+    """
+    basis, _ = jax.numpy.linalg.qr(jax.numpy.atleast_2d(direction).T)
+
+    def along(params: Any, x: Any, *, rows: Any = None) -> Any:
+        return (x @ basis) @ basis.T
+
+    return _estimate(graph, name, "along", along, (f"{name} whole",), by_row=True)
+
+
+def split_estimate(
+    graph: Graph, name: str, estimate: Callable[..., Any], parents: Iterable[str], label: str = "estimate"
+) -> Graph:
+    """A node as an estimate of it, `name.estimate`, plus what the estimate leaves out, `name.rest`.
+
+    Args:
+      estimate: `fn(params, *values of the parents)`, of the node's shape.
+      parents: what the estimate reads; nodes upstream, or the input.
+      label: the estimate's name behind the dot.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> graph = ji.Graph({"y": ji.Node(lambda _, x: x**2, ("input",)), "z": ji.Node(lambda _, y: y + 1, ("y",))},
+      ...                  "z", examples=(None, jnp.arange(4.0)))
+      >>> rewrites.split_estimate(graph, "y", lambda _, x: 2 * x, ("input",)).parents("z")
+      ('y.estimate', 'y.rest')
+    """
+    return _estimate(graph, name, label, estimate, tuple(parents), by_row=False)
+
+
+def _estimate(
+    graph: Graph, name: str, label: str, fn: Callable[..., Any], parents: tuple[str, ...], *, by_row: bool
+) -> Graph:
+    graph.check_node(name, "name")
+    whole, ours, rest = f"{name} whole", f"{name}.{label}", f"{name}.rest"
+    nodes = {
+        ours: Node(fn, parents, by_row=(True,) if by_row else None),
+        rest: Node(_difference, (whole, ours), by_row=(True, True)),
+    }
+    graph = _replaced(graph, name, nodes, Node(None, (ours, rest), "sum"))
+    # what is left out is computed from what the node reads: the estimate in it is its own copy
+    return hide(graph, [ours], reader=rest)
+
+
+def _product(params: Any, *values: Any) -> Any:
+    out = values[0]
+    for value in values[1:]:
+        out = out * value
+    return out
+
+
+def _difference(params: Any, x: Any, estimate: Any, *, rows: Any = None) -> Any:
+    return x - estimate
+
+
+def _rows_of(graph: Graph, name: str) -> int:
+    """How many rows a node's value has."""
+    graph.check_node(name, "name")
+    if graph.examples is None:
+        raise ValueError("the graph has no examples=(params, data) that would tell how many rows there are")
+    params, data = graph.examples
+    datum = jax.tree.map(lambda leaf: leaf[0], data)
+    shape = jax.eval_shape(lambda: graph.value(params, datum, name)).shape
+    if not shape:
+        raise ValueError(f"{name!r} is a scalar and has no rows")
+    return int(shape[0])
+
+
+def _replaced(graph: Graph, name: str, nodes: Mapping[str, Node], node: Node, *, keep: bool = True) -> Graph:
+    """The graph with a node made of new ones, and hidden; what it was is kept (hidden) as `name whole`."""
+    graph.check_node(name, "name")
+    if name == graph.output:
+        raise ValueError(f"{name!r} is the output; only nodes before it can be rewritten")
+    if name in graph.hidden and f"{name} whole" in graph.nodes:
+        raise ValueError(f"{name!r} has been rewritten already; rewrite what it is made of")
+    added = dict(nodes) | ({f"{name} whole": graph.nodes[name]} if keep else {})
+    if taken := [new for new in added if new in graph.nodes]:
+        raise ValueError(f"there is a node {taken[0]!r} already")
+    hidden = graph.hidden | {name} | ({f"{name} whole"} if keep else set())
+    through = {reader: names | (set(nodes) if name in names else set()) for reader, names in graph.through.items()}
+    rewritten = dataclasses.replace(
+        graph, nodes={**graph.nodes, **added, name: node}, hidden=hidden,
+        through={reader: frozenset(names) for reader, names in through.items()},
+    )  # fmt: skip
+    check_equal(graph, rewritten, name)
+    return rewritten

@@ -1,0 +1,207 @@
+"""What scrubs of one graph on one dataset share: looked-up values, classes, the model's own losses."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp.scrubbing.graph import Graph, values
+from jaxinterp.scrubbing.hypothesis import Feature
+from jaxinterp.scrubbing.lookup import Terms, size, take
+from jaxinterp.scrubbing.result import Bounds
+from jaxinterp.scrubbing.samplers import Classes, Partition
+
+#: Memory for tables, unless said otherwise; and data in one step of the pass that fills them.
+TABLE_BYTES = 2**31
+PASS = 256
+
+
+class Tables:
+    """Values of a graph's nodes on every datum, and all else that hypotheses about it share; filled as it is asked for.
+
+    Args:
+      graph, params, dataset: as in `ji.scrub`.
+      max_bytes: memory for the values, by default 2 GiB; what has no room is computed whenever it is needed.
+
+    Raises:
+      ValueError: a dataset that is empty, or whose leaves have different lengths.
+    """
+
+    def __init__(self, graph: Graph, params: Any, dataset: Any, *, max_bytes: int | None = None) -> None:
+        self.n = n_data(dataset)
+        self.graph, self.params, self.dataset = graph, params, dataset
+        self.data = jax.tree.map(jnp.asarray, dataset)
+        self.max_bytes = TABLE_BYTES if max_bytes is None else max_bytes
+        self.shapes = node_shapes(graph, params, self.data)
+        self.fingerprint = fingerprint(params, dataset)
+        self._values: dict[Terms, jax.Array] = {}
+        self._partitions: dict[Feature, Partition] = {}
+        self._classes: dict[Feature, Classes] = {}
+        self._plans: dict[Any, Any] = {}
+
+    def values(self, terms: Sequence[Terms]) -> dict[Terms, jax.Array]:
+        """Tables [datum, ...] of these terms, as far as there is room."""
+        room = self.max_bytes - sum(table.nbytes for table in self._values.values())
+        new = []
+        for one in sorted((one for one in terms if one not in self._values), key=self.bytes_of):
+            room -= self.n * self.bytes_of(one)
+            if room >= 0:
+                new.append(one)
+        if new:
+            self._values |= dict(zip(new, _pass(self.graph, self.params, self.data, tuple(new)), strict=True))
+        return {one: self._values[one] for one in terms if one in self._values}
+
+    def bytes_of(self, terms: Terms) -> int:
+        """For one datum."""
+        shape = shape_of(self.shapes, terms)
+        return size(shape.shape, shape.dtype)
+
+    def partition(self, feature: Feature, name: str) -> Partition:
+        """The classes of a feature."""
+        if feature not in self._partitions:
+            self._partitions[feature] = feature.partition(self.dataset, self.n, name)
+        return self._partitions[feature]
+
+    def classes(self, feature: Feature, name: str) -> Classes:
+        """The same, as tables to draw from."""
+        if feature not in self._classes:
+            self._classes[feature] = jax.device_put(self.partition(feature, name).classes())
+        return self._classes[feature]
+
+    def plan(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for this key before, or is now."""
+        if key not in self._plans:
+            self._plans[key] = make()
+        return self._plans[key]
+
+    @functools.cached_property
+    def bounds(self) -> Bounds:
+        """Losses of the graph as it is, and with the outputs of other data."""
+        output = self.values([((self.graph.output, None),)])
+        if not output:
+            raise ValueError(f"max_bytes={self.max_bytes} leaves no room for the output of every datum")
+        (outputs,) = output.values()
+        rounds = self.n if self.n <= 512 else int(np.clip(2**20 // self.n, 8, 64))
+        found = _compared(self.graph, outputs, self.data, rounds=rounds)
+        return Bounds(*(np.asarray(each, np.float64) for each in found))
+
+
+def tables_for(graph: Graph, params: Any, dataset: Any) -> Tables:
+    """The tables that the graph keeps of the last params and dataset it was asked about, or new ones."""
+    kept = graph.__dict__.get("_tables")
+    if kept is None or kept.fingerprint != fingerprint(params, dataset):
+        kept = Tables(graph, params, dataset)
+        object.__setattr__(graph, "_tables", kept)
+    return kept
+
+
+def fingerprint(*trees: Any) -> tuple[Any, ...]:
+    """Equal only for the same values: JAX arrays by identity, for they never change, all else by content."""
+    leaves, structure = jax.tree.flatten(trees)
+    return structure, *(_Same(leaf) if isinstance(leaf, jax.Array) else _content(leaf) for leaf in leaves)
+
+
+class _Same:
+    """An array that is equal to itself alone; held, so that no other takes its place."""
+
+    def __init__(self, array: jax.Array) -> None:
+        self.array = array
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.array is self.array
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _content(leaf: Any) -> tuple[Any, ...]:
+    array = np.ascontiguousarray(leaf)
+    return array.shape, array.dtype.str, hashlib.blake2b(array.tobytes()).digest()
+
+
+def n_data(dataset: Any) -> int:
+    """How many data a dataset holds.
+
+    Raises:
+      ValueError: none, or leaves that disagree.
+    """
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(dataset)}
+    if len(lengths) != 1 or lengths == {()}:
+        told = sorted(length[0] if length else "none" for length in lengths)
+        raise ValueError(f"every leaf of the dataset must lead with one datum axis of the same length, got {told}")
+    ((n,),) = lengths
+    if not n:
+        raise ValueError("the dataset is empty")
+    return n
+
+
+def node_shapes(graph: Graph, params: Any, data: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of each node's value, for one datum."""
+    names = list(graph.nodes)
+    found = jax.eval_shape(lambda: values(graph, params, first(data), [(name, None) for name in names]))
+    return dict(zip(names, found, strict=True))
+
+
+def shape_of(shapes: dict[str, jax.ShapeDtypeStruct], terms: Terms) -> jax.ShapeDtypeStruct:
+    """Of a sum of rows of nodes; those of fewer axes are broadcast."""
+    each = []
+    for name, rows in terms:
+        shape = shapes[name].shape
+        each.append(shape if rows is None or name_is_free(shapes, terms, name) else (len(rows), *shape[1:]))
+    return jax.ShapeDtypeStruct(
+        jnp.broadcast_shapes(*each), jnp.result_type(*(shapes[name].dtype for name, _ in terms))
+    )
+
+
+def name_is_free(shapes: dict[str, jax.ShapeDtypeStruct], terms: Terms, name: str) -> bool:
+    """Whether a term has no rows to choose from, for it is the same at all of them."""
+    return len(shapes[name].shape) < max(len(shapes[other].shape) for other, _ in terms)
+
+
+def first(data: Any) -> Any:
+    """The first datum."""
+    return jax.tree.map(lambda leaf: leaf[0], data)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "terms"))
+def _pass(graph: Graph, params: Any, data: Any, terms: tuple[Terms, ...]) -> list[jax.Array]:
+    """An ordinary pass over the dataset."""
+    parts = list(dict.fromkeys(part for one in terms for part in one))
+
+    def one(datum: Any) -> list[jax.Array]:
+        known = dict(zip(parts, values(graph, params, datum, parts), strict=True))
+        return [functools.reduce(jnp.add, [known[part] for part in one]) for one in terms]
+
+    n = len(jax.tree.leaves(data)[0])
+    steps = -(-n // PASS)
+    each = -(-n // steps)
+    whole = jax.tree.map(lambda leaf: leaf[np.arange(steps * each) % n].reshape(steps, each, *leaf.shape[1:]), data)
+    found = jax.lax.map(jax.vmap(one), whole)
+    return [table.reshape(steps * each, *table.shape[2:])[:n] for table in found]
+
+
+def scored(graph: Graph, outputs: jax.Array, about: Any) -> tuple[jax.Array, jax.Array]:
+    """(loss, whether it is right) of outputs [sample, ...], for the data that they are about."""
+    losses = outputs if graph.loss is None else jax.vmap(graph.loss)(outputs, about)
+    if losses.ndim != 1:
+        raise ValueError(
+            f"a loss must be one number for each sample, got shape {losses.shape[1:]}; give the graph loss="
+        )
+    correct = jnp.full(losses.shape, jnp.nan) if graph.correct is None else jax.vmap(graph.correct)(outputs, about)
+    return losses, correct
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "rounds"))
+def _compared(graph: Graph, outputs: jax.Array, data: Any, *, rounds: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    n = len(outputs)
+    loss, correct = scored(graph, outputs, data)
+
+    def shifted(i: jax.Array, total: jax.Array) -> jax.Array:
+        # all pairs if there are few; else outputs permuted against data, again and again
+        other = (jnp.arange(n) + i) % n if rounds == n else jax.random.permutation(jax.random.key(i), n)
+        return total + scored(graph, take(outputs, other), data)[0]
+
+    return loss, correct, jax.lax.fori_loop(0, rounds, shifted, jnp.zeros_like(loss)) / rounds
