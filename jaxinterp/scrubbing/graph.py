@@ -225,8 +225,9 @@ def values(graph: Graph, params: Any, datum: Any, wanted: Sequence[tuple[str, Ro
     for name, rows in wanted:
         demand(name, rows)
     for name in reversed(order):
-        for parent, share in needs(graph.nodes[name], demands[name]):
-            demand(parent, share)
+        if name in demands:
+            for parent, share in needs(graph.nodes[name], demands[name]):
+                demand(parent, share)
 
     known: dict[str, Any] = {graph.input: datum}
 
@@ -237,7 +238,7 @@ def values(graph: Graph, params: Any, datum: Any, wanted: Sequence[tuple[str, Ro
         assert rows is not None
         return known[name][np.array(rows if at is None else [at.index(row) for row in rows])]
 
-    for name in order:
+    for name in (name for name in order if name in demands):
         node, rows = graph.nodes[name], demands[name]
         known[name] = computed(node, params, [rows_of(parent, share) for parent, share in needs(node, rows)], rows)
     return [rows_of(name, rows) for name, rows in wanted]

@@ -230,6 +230,9 @@ class Hypothesis:
 
     def _check_edges(self) -> None:
         graph, of = self.graph, self.correspondence
+        for name, node in of.items():
+            if node in graph.hidden:
+                raise ValueError(f"{name!r} stands for {node!r}, which is hidden in the nodes that read it")
         if of[self.root] != graph.output:
             raise ValueError(
                 f"the root {self.root!r} stands for {of[self.root]!r}; it must be the graph's output {graph.output!r}"
@@ -240,8 +243,6 @@ class Hypothesis:
                 if feature.parents:
                     raise ValueError(f"{name!r} stands for the input, which is computed from nothing")
                 continue
-            if node in graph.hidden:
-                raise ValueError(f"{name!r} stands for {node!r}, which is hidden in the nodes that read it")
             read = graph.parents(node)
             for parent in feature.parents:
                 if of[parent] in read:

@@ -1,5 +1,6 @@
 """Causal scrubbing: one compiled program per hypothesis, many samples at a time."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +38,7 @@ def scrub(
     key: jax.Array,
     clip: float = 10.0,
     keep_samples: bool = False,
-    tables: "Tables | None" = None,
+    tables: Tables | None = None,
     max_places: int | None = MAX_PLACES,
     max_bytes: int | None = None,
     progress: bool | None = None,
@@ -54,7 +55,8 @@ def scrub(
       key: for the draws; it is consumed.
       clip: what a loss counts at most in `clipped_loss`.
       keep_samples: whether each sample's loss and the data drawn for it are kept (`.samples`).
-      tables: values to look up, shared by calls about the same graph, params and dataset.
+      tables: values to look up; by default those that the graph keeps of the last params and dataset it was asked
+        about (in `graph._tables`, for as long as the graph lives).
       max_places: how many places the hypothesis may unfold to; None for any number.
       max_bytes: memory for the samples under way; by default 256 MiB. Tables may take 2 GiB beside them; what has no
         room in them is computed.
@@ -111,7 +113,8 @@ def scrub(
     used = {one.feature for one in plan if one.kind in ("agree", "disagree")}
     classes = {name: tables.classes(features[name], name) for name in used}
     terms, bytes_each = tables.plan(hypothesis, lambda: _program(hypothesis, tables))
-    known, n, data = tables.values(terms), tables.n, tables.data
+    known = {str(one): table for one, table in tables.values(terms).items()}
+    n, data = tables.n, tables.data
     order_key, run_key = jax.random.split(key)
     order = jax.random.permutation(order_key, n)
     chunk = min(LARGEST, _power_of_two((max_bytes or RUN_BYTES) // bytes_each))
@@ -119,7 +122,8 @@ def scrub(
     n_chunks = -(-num_samples // chunk)
 
     arguments = (hypothesis, tables.params, data, known, classes, order, run_key)
-    sums, kept = jnp.zeros((n, 5)), []
+    sums = np.zeros((n, len(dataclasses.fields(Sums))))
+    kept: list[Any] = []
     with tqdm(
         total=num_samples, desc="samples", unit="sample", unit_scale=True, delay=1,
         disable=None if progress is None else not progress,
@@ -127,23 +131,20 @@ def scrub(
         together = 1 if keep_samples else CHUNKS
         for first in range(0, n_chunks, together):
             left = min(num_samples - first * chunk, 2**31 - 1)
-            where = np.int32((first * chunk) % n), np.int32(left), np.int32(first)
+            where = np.int32((first * chunk) % n), np.int32(first)
             if keep_samples:
-                part, draws = _one_chunk(*arguments, *where, size=chunk, clip=clip)
-                sums = sums.at[draws[0]].add(jnp.where(jnp.arange(chunk)[:, None] < left, part, 0))
-                kept.append(
-                    jax.tree.map(lambda leaf, left=left: np.asarray(leaf)[:left], (part, jnp.stack(draws, axis=1)))
-                )
+                part, draws = jax.device_get(_one_chunk(*arguments, *where, size=chunk, clip=clip))
+                part, drawn = part[:left], np.stack(draws, axis=1)[:left]
+                kept.append((part, drawn))
+                np.add.at(sums, drawn[:, 0], part)
             else:
-                count = min(together, n_chunks - first)
-                sums = _many_chunks(*arguments, *where, np.int32(count), sums, size=chunk, clip=clip)
-            sums.block_until_ready()
+                count = np.int32(min(together, n_chunks - first))
+                sums += _many_chunks(*arguments, *where, np.int32(left), count, size=chunk, clip=clip)
             bar.update(min(together * chunk, left))
 
     own = partitions[hypothesis.root]
     samples = _as_dataset(kept, [one.label for one in plan]) if keep_samples else None
-    totals = Sums(*np.asarray(sums, np.float64).T)
-    return summarise(totals, tables.bounds, clip, own, report(hypothesis, partitions), samples)
+    return summarise(Sums(*sums.T), tables.bounds, clip, own, report(hypothesis, partitions), samples)
 
 
 def report(hypothesis: Hypothesis, partitions: Mapping[str, Partition]) -> xr.Dataset:
@@ -191,58 +192,61 @@ def _sampled(
     return jnp.stack([column.astype(jnp.float32) for column in columns], axis=1), draws
 
 
+def _chunk(
+    hypothesis: Hypothesis,
+    params: Any,
+    data: Any,
+    tables: Mapping[str, jax.Array],
+    classes: dict[str, Classes],
+    order: jax.Array,
+    key: jax.Array,
+    offset: Any,
+    number: Any,
+    *,
+    size: int,
+    clip: float,
+) -> tuple[jax.Array, list[jax.Array]]:
+    """What `_sampled` gives for `size` samples; the first is about the datum at `offset` of the order."""
+    references = take(order, (offset + jnp.arange(size)) % len(order))
+    shapes = node_shapes(hypothesis.graph, params, data)
+
+    def table(terms: Terms) -> jax.Array | None:
+        return tables.get(str(terms))
+
+    chunk_key = jax.random.fold_in(key, number)
+    return _sampled(hypothesis, params, data, table, shapes, classes, references, chunk_key, clip)
+
+
+_one_chunk = jax.jit(_chunk, static_argnames=("hypothesis", "size", "clip"))
+
+
 @functools.partial(jax.jit, static_argnames=("hypothesis", "size", "clip"))
 def _many_chunks(
     hypothesis: Hypothesis,
     params: Any,
     data: Any,
-    tables: Any,
-    classes: Any,
+    tables: Mapping[str, jax.Array],
+    classes: dict[str, Classes],
     order: jax.Array,
     key: jax.Array,
     offset: Any,
-    left: Any,
     first: Any,
+    left: Any,
     count: Any,
-    sums: jax.Array,
     *,
     size: int,
     clip: float,
 ) -> jax.Array:
-    n, shapes = len(order), node_shapes(hypothesis.graph, params, data)
+    """[datum, what `Sums` holds] of `count` chunks, of which `left` samples count."""
 
     def step(i: jax.Array, sums: jax.Array) -> jax.Array:
-        at = i * size + jnp.arange(size)
-        references = take(order, (offset + at) % n)
-        part, _ = _sampled(
-            hypothesis, params, data, tables.get, shapes, classes, references, jax.random.fold_in(key, first + i), clip
+        begun = (offset + i * size) % len(order)
+        part, draws = _chunk(
+            hypothesis, params, data, tables, classes, order, key, begun, first + i, size=size, clip=clip
         )
-        return sums.at[references].add(jnp.where((at < left)[:, None], part, 0))
+        return sums.at[draws[0]].add(jnp.where((i * size + jnp.arange(size) < left)[:, None], part, 0))
 
-    return jax.lax.fori_loop(0, count, step, sums)
-
-
-@functools.partial(jax.jit, static_argnames=("hypothesis", "size", "clip"))
-def _one_chunk(
-    hypothesis: Hypothesis,
-    params: Any,
-    data: Any,
-    tables: Any,
-    classes: Any,
-    order: jax.Array,
-    key: jax.Array,
-    offset: Any,
-    left: Any,
-    first: Any,
-    *,
-    size: int,
-    clip: float,
-) -> tuple[jax.Array, list[jax.Array]]:
-    references = take(order, (offset + jnp.arange(size)) % len(order))
-    return _sampled(
-        hypothesis, params, data, tables.get, node_shapes(hypothesis.graph, params, data), classes, references,
-        jax.random.fold_in(key, first), clip,
-    )  # fmt: skip
+    return jax.lax.fori_loop(0, count, step, jnp.zeros((len(order), len(dataclasses.fields(Sums)))))
 
 
 def _program(hypothesis: Hypothesis, tables: Tables) -> tuple[list[Terms], int]:

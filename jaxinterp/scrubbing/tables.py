@@ -47,7 +47,9 @@ class Tables:
         """Tables [datum, ...] of these terms, as far as there is room."""
         room = self.max_bytes - sum(table.nbytes for table in self._values.values())
         new = []
-        for one in sorted((one for one in terms if one not in self._values), key=self.bytes_of):
+        output = ((self.graph.output, None),)  # before all else, then small ones
+        unknown = [one for one in terms if one not in self._values]
+        for one in sorted(unknown, key=lambda one: (one != output, self.bytes_of(one))):
             room -= self.n * self.bytes_of(one)
             if room >= 0:
                 new.append(one)

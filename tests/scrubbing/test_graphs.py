@@ -1,0 +1,126 @@
+"""Graphs: a transformer's equals its forward, rewrites change nothing, and what is wrong is told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import apply, budget, configs, masks, random_params, random_tokens
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxinterp as ji
+from jaxinterp.scrubbing import rewrites, transformer_graph
+
+
+def check_forward(config, side, heads, inputs):
+    """A transformer's graph gives its logits, whole and at one position, and rewrites leave them as they are."""
+    model = ji.Transformer(config)
+    params, tokens, mask = random_params(model), random_tokens(config), masks(side)
+    data = {"tokens": jnp.asarray(tokens)} | ({} if mask is None else {"mask": jnp.asarray(mask)})
+    heads = heads and config.qk_norm != "all"
+    expected, _ = apply(model, params, tokens, mask=mask)
+    close = {"rtol": 0, "atol": 1e-9 * max(1.0, float(abs(expected).max()))}
+    whole = transformer_graph(model, params, data, read=None, heads=heads, inputs=inputs)
+    np.testing.assert_allclose(jax.jit(jax.vmap(lambda datum: whole(params, datum)))(data), expected, **close)
+    graph = transformer_graph(model, params, data, read=-1, heads=heads, inputs=inputs)
+    graph = rewrites.split_positions(graph, "embed", {"some": [3, 1]})
+    last = jax.jit(jax.vmap(lambda datum: graph(params, datum)))(data)
+    np.testing.assert_allclose(last, expected[:, -1], **close)
+
+
+ARGUMENTS = configs(), st.sampled_from([None, "left"]), st.booleans(), st.sampled_from([None, "stream", "qkv"])
+
+
+@budget(2)
+@given(*ARGUMENTS)
+def test_a_transformers_graph_is_its_forward(config, side, heads, inputs):
+    with jax.enable_x64(True):
+        check_forward(config, side, heads, inputs)
+
+
+@pytest.mark.slow
+@budget(60)
+@given(*ARGUMENTS)
+def test_a_transformers_graph_is_its_forward_in_many(config, side, heads, inputs):
+    jax.clear_caches()
+    with jax.enable_x64(True):
+        check_forward(config, side, heads, inputs)
+
+
+@pytest.fixture(scope="module")
+def stream():
+    """x -> y -> z, of three rows."""
+    nodes = {
+        "x": ji.Node(
+            lambda params, datum, *, rows=None: datum if rows is None else datum[rows], ("input",), by_row=(False,)
+        ),
+        "y": ji.Node(lambda params, x: x * (x + params), ("x",)),
+        "z": ji.Node(lambda params, y: y.sum(), ("y",)),
+    }
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 2)), jnp.float32)
+    return ji.Graph(nodes, "z", examples=(jnp.float32(2), data)), data
+
+
+def test_rewrites_make_nodes_of_parts(stream):
+    graph, data = stream
+    rewritten = {
+        ("y.linear", "y.square"): rewrites.split_terms(
+            graph, "y", {"linear": lambda params, x: params * x, "square": lambda params, x: x * x}
+        ),
+        ("y.here", "y.there"): rewrites.split_factors(
+            graph, "y", {"here": lambda params, x: x, "there": lambda params, x: x + params}
+        ),
+        ("y.along", "y.rest"): rewrites.split_direction(graph, "y", jnp.array([1.0, 2.0])),
+        ("y.guess", "y.rest"): rewrites.split_estimate(graph, "y", lambda params, x: 2 * x, ["x"], "guess"),
+        ("y@0", "y@rest"): rewrites.split_positions(graph, "y", {"0": [0]}),
+        ("x",): rewrites.hide(graph, ["y"]),
+    }
+    for parents, changed in rewritten.items():
+        assert changed.parents("z") == parents
+        for datum in data:
+            np.testing.assert_allclose(changed(jnp.float32(2), datum), graph(jnp.float32(2), datum), rtol=1e-5)
+    along = rewritten["y.along", "y.rest"]
+    part = along.value(jnp.float32(2), data[0], "y.along")
+    np.testing.assert_allclose(part[:, 1], 2 * part[:, 0], rtol=1e-5)
+
+
+def test_rewrites_that_change_something_are_refused(stream):
+    graph, _ = stream
+    with pytest.raises(ValueError, match=r"the rewrite changes 'y' by .* on the examples"):
+        rewrites.split_terms(graph, "y", {"linear": lambda params, x: x})
+    with pytest.raises(ValueError, match="row 3 of 'y', which has 3 rows"):
+        rewrites.split_positions(graph, "y", {"late": [3]})
+    with pytest.raises(ValueError, match="name a row twice"):
+        rewrites.split_positions(graph, "y", {"a": [0], "b": [0]})
+    with pytest.raises(ValueError, match="only nodes before it"):
+        rewrites.split_terms(graph, "z", {"a": lambda params, y: y.sum()})
+    with pytest.raises(ValueError, match="has been rewritten already"):
+        rewrites.split_positions(rewrites.split_positions(graph, "y"), "y")
+    with pytest.raises(ValueError, match="no examples"):
+        rewrites.split_positions(ji.Graph(graph.nodes, "z"), "y")
+    with pytest.raises(ValueError, match="unknown node 'w'"):
+        rewrites.hide(graph, ["w"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "output", "message"),
+    [
+        ({"a": ji.Node(lambda _, b: b, ("b",)), "b": ji.Node(lambda _, a: a, ("a",))}, "a", "a circle: a <- b <- a"),
+        ({"a": ji.Node(lambda _, b: b, ("inptu",))}, "a", "parents of 'a': unknown node 'inptu'"),
+        ({"a": ji.Node(lambda _, x: x, ("input",))}, "b", "output: unknown node 'b'"),
+        ({"input": ji.Node(lambda _: 1)}, "input", "stands for the datum"),
+        ({"a": ji.Node(None, ("input",), "rows", rows=(0,))}, "a", "reads rows of the datum itself"),
+    ],
+)
+def test_what_is_no_graph_is_told(nodes, output, message):
+    with pytest.raises(ValueError, match=message):
+        ji.Graph(nodes, output)
+
+
+def test_what_is_no_node_is_told():
+    with pytest.raises(TypeError, match="got the string 'input'"):
+        ji.Node(lambda _, x: x, "input")
+    with pytest.raises(ValueError, match="needs fn"):
+        ji.Node(None, ("input",))
+    with pytest.raises(ValueError, match="by_row has 2 entries for 1 parents"):
+        ji.Node(lambda _, x: x, ("input",), by_row=(True, False))
