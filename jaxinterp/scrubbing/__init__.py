@@ -4,11 +4,11 @@ from jaxinterp.scrubbing import rewrites
 from jaxinterp.scrubbing.graph import Graph, Node
 from jaxinterp.scrubbing.hypothesis import Feature, Hypothesis
 from jaxinterp.scrubbing.result import ScrubResult
-from jaxinterp.scrubbing.runner import report, scrub
+from jaxinterp.scrubbing.runner import scrub
 from jaxinterp.scrubbing.tables import Tables
 from jaxinterp.scrubbing.transformer import transformer_graph
 
 __all__ = [
-    "Feature", "Graph", "Hypothesis", "Node", "ScrubResult", "Tables", "report", "rewrites", "scrub",
+    "Feature", "Graph", "Hypothesis", "Node", "ScrubResult", "Tables", "rewrites", "scrub",
     "transformer_graph",
 ]  # fmt: skip

@@ -54,6 +54,7 @@ def bracket_claims(
     roles: Roles | None = None,
     start: bool = True,
     phi: bool = False,
+    through: tuple[str, ...] = (),
 ) -> Hypothesis:
     """A claim about a classifier of brackets, to be scrubbed on data such as `ji.tasks.brackets` makes.
 
@@ -65,6 +66,7 @@ def bracket_claims(
         reads at each position whether the horizon is met there.
       roles: of the heads.
       start: whether the count heads are claimed to tell also whether the first bracket is "(" (claim 1b).
+      through: MLPs by which the output is claimed to read the heads as well as directly, such as ("m2",).
       phi: for "+2": whether what that head writes is claimed to be linear in the share of "(" (claim 2b).
 
     Example:
@@ -83,6 +85,7 @@ def bracket_claims(
     two, three = "2" in claim, "3" in claim
     graph = transformer_graph(model, params, data[:32], read=0, inputs="stream" if two or three else None)
     counts, horizon_head = [_name(head) for head in roles.count], _name(roles.horizon)
+    graph = hide(graph, through, reader=graph.output)
     streams = {f"{head}.in" for head in (counts if two else [])} | ({f"{horizon_head}.in"} if three else set())
     graph = hide(graph, [node for node in graph.visible if node.endswith(".in") and node not in streams])
     features = [count, start_open] if start else [count]

@@ -31,6 +31,14 @@ class Node:
       by_row: for a function whose value has rows (its leading axis): for each parent, whether row i of the value reads
         only row i of it. Then `fn` takes `rows=` (int[n], or None for all) and computes these alone, from as many rows
         of those parents. None: a function that is computed whole.
+
+    Raises:
+      TypeError, ValueError: parents that are a string, a kind without what it needs.
+
+    Example:
+      >>> double = ji.Node(lambda params, x, *, rows=None: 2 * x, ("stream",), by_row=(True,))
+      >>> double.parents
+      ('stream',)
     """
 
     fn: Callable[..., Any] | None = None

@@ -28,8 +28,10 @@ class ScrubResult:
       non_finite: how many samples have a loss that is no finite number. They are not left out: the means show them.
       n_samples, n_references: samples, and how many different data they are about.
       by_class: loss and accuracy for each value of the root's feature.
-      features: for each feature, what weakens the test (`ji.scrubbing.report`).
+      features: what weakens the test: for each feature `classes`, `smallest`, `singletons`, `self`, `entropy`.
       samples: `loss`, `correct`, and the data drawn for each, by `draw`; None unless they were kept.
+
+    Made by `ji.scrub`.
     """
 
     loss: float

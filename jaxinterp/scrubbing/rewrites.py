@@ -112,6 +112,14 @@ def split_direction(graph: Graph, name: str, direction: Any) -> Graph:
 
     Args:
       direction: array [d] along the value's last axis, or [n, d]: the space that several span.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> graph = ji.Graph({"y": ji.Node(lambda _, x: x, ("input",)), "z": ji.Node(lambda _, y: y.sum(), ("y",))},
+      ...                  "z", examples=(None, jnp.ones((2, 3, 4))))
+      >>> split = rewrites.split_direction(graph, "y", jnp.array([1.0, 0, 0, 0]))
+      >>> split.parents("z")
+      ('y.along', 'y.rest')
     """
     basis, _ = jax.numpy.linalg.qr(jax.numpy.atleast_2d(direction).T)
 

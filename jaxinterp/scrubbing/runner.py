@@ -153,7 +153,7 @@ def report(hypothesis: Hypothesis, partitions: Mapping[str, Partition]) -> xr.Da
     Returns:
       Over `feature`: `classes`, how many values there are (1: it says nothing); `smallest`, data in the smallest class;
       `singletons`, data that nothing else agrees with; `self`, the probability that a datum is drawn to stand for
-      itself; `entropy` of its classes, in nats.
+      itself; `entropy` of its classes, in nats. Found in `ScrubResult.features`.
     """
     rows = {}
     for name, partition in partitions.items():

@@ -29,6 +29,14 @@ class Tables:
 
     Raises:
       ValueError: a dataset that is empty, or whose leaves have different lengths.
+
+    Example:
+      >>> graph = ji.scrubbing.transformer_graph(model, params, tokens, loss=lambda logits, datum: -logits[3])
+      >>> tables = ji.scrubbing.Tables(graph, params, tokens)
+      >>> whole = ji.Hypothesis(graph, {"all": ji.Feature()}, {"all": "logits"})
+      >>> result = ji.scrub(whole, params, tokens, num_samples=4, key=jax.random.key(0), tables=tables)
+      >>> result.loss == result.model_loss
+      True
     """
 
     def __init__(self, graph: Graph, params: Any, dataset: Any, *, max_bytes: int | None = None) -> None:

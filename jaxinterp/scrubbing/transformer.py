@@ -45,7 +45,7 @@ def transformer_graph(
       heads: whether each head is a node, or each layer's attention one.
       inputs: "stream" shows what a head reads as a node of its own, `a1.h0.in` (`m1.in` for MLPs); "qkv" each of
         `a1.h0.q_in`, `a1.h0.k_in`, `a1.h0.v_in`; None hides them in the heads.
-      label: datum -> the right token's number, by default its `label`; for the loss.
+      label: datum -> the right token's number, by default its `label` if it has one; for the loss.
       loss: `loss(logits, datum)`, by default the cross-entropy of the label, in nats.
       correct: `correct(logits, datum)`, by default whether the label's logit is the largest.
 
@@ -134,11 +134,13 @@ def transformer_graph(
         nodes["logits.read"] = Node(None, (reads,), "rows", rows=(read % n_pos,))
         hidden.add("logits.read")
         nodes["logits"] = Node(parts.unembed(one=True), ("logits.read",))
-    label = label or _label_of
+    label = label or _label_in(examples)
+    if label is not None:
+        loss = loss or (lambda logits, datum: -jax.nn.log_softmax(logits)[..., label(datum)])
+        correct = correct or (lambda logits, datum: logits.argmax(-1) == label(datum))
     return Graph(
         nodes, "logits", hidden=frozenset(hidden), examples=(params, examples),
-        loss=loss or (lambda logits, datum: -jax.nn.log_softmax(logits)[..., label(datum)]),
-        correct=correct or (lambda logits, datum: logits.argmax(-1) == label(datum)),
+        loss=loss, correct=correct,
     )  # fmt: skip
 
 
@@ -151,12 +153,10 @@ def prompt_of(datum: Any) -> tuple[Any, Any]:
     return datum, None
 
 
-def _label_of(datum: Any) -> Any:
-    if isinstance(datum, Mapping) and "label" in datum:
-        return datum["label"]
-    if hasattr(datum, "label"):
-        return datum.label
-    raise ValueError("a datum has no `label`; give label= (or loss= and correct=) to transformer_graph")
+def _label_in(data: Any) -> Callable[[Any], Any] | None:
+    if isinstance(data, Mapping) and "label" in data:
+        return lambda datum: datum["label"]
+    return (lambda datum: datum.label) if hasattr(data, "label") else None
 
 
 class _Parts:
