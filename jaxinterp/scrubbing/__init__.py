@@ -1,6 +1,7 @@
 """Causal scrubbing: graphs, hypotheses about them, and how much of a behaviour survives resampling."""
 
 from jaxinterp.scrubbing import rewrites
+from jaxinterp.scrubbing.blame import what_hurts
 from jaxinterp.scrubbing.graph import Graph, Node
 from jaxinterp.scrubbing.hypothesis import Feature, Hypothesis
 from jaxinterp.scrubbing.result import ScrubResult
@@ -10,5 +11,5 @@ from jaxinterp.scrubbing.transformer import transformer_graph
 
 __all__ = [
     "Feature", "Graph", "Hypothesis", "Node", "ScrubResult", "Tables", "rewrites", "scrub",
-    "transformer_graph",
+    "transformer_graph", "what_hurts",
 ]  # fmt: skip

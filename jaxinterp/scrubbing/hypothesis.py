@@ -98,7 +98,7 @@ class Hypothesis:
     graph: Graph
     interpretation: Mapping[str, Feature]
     correspondence: Mapping[str, str]
-    samplers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    samplers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     unimportant: str = "together"
 
     def __post_init__(self) -> None:
