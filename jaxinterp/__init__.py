@@ -54,7 +54,7 @@ from jaxinterp.patching.cells import layer_windows
 from jaxinterp.patching.paths import path_patching
 from jaxinterp.patching.plan import Plan
 from jaxinterp.patching.tracing import causal_tracing
-from jaxinterp.plots import effects_heatmap
+from jaxinterp.plots import effects_heatmap, hypothesis_figure
 from jaxinterp.scrubbing import Feature, Graph, Hypothesis, Node, ScrubResult, scrub
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, tokenize_pairs
 from jaxinterp.tasks.texts import to_single_token, to_str_tokens, to_string, to_tokens
@@ -109,6 +109,7 @@ __all__ = [
     "generate",
     "gradients",
     "harvest",
+    "hypothesis_figure",
     "joined",
     "kl_divergence",
     "layer_windows",

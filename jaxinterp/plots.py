@@ -1,9 +1,12 @@
 """Figures of results: readable at a glance, token strings as ticks."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from jaxinterp.scrubbing.hypothesis import Hypothesis
 
 #: Rows beyond which a heatmap keeps only those with the largest effects.
 MAX_ROWS = 64
@@ -64,3 +67,75 @@ def effects_heatmap(effects: xr.DataArray, *, title: str = "", ticks: Any = None
 def _row_label(down: list[str], index: tuple[int, ...], effects: xr.DataArray) -> str:
     short = {"layer": "L", "head": "H", "kv_head": "KV", "neuron": "N", "d_mlp": "N", "expert": "E"}
     return " ".join(f"{short.get(d, f'{d} ')}{effects.coords[d].values[i]}" for d, i in zip(down, index, strict=True))
+
+
+#: Features of one reader that are drawn each; of more, the first and the last.
+MAX_SIBLINGS = 8
+
+
+def hypothesis_figure(hypothesis: Hypothesis, *, title: str = "") -> Any:
+    """A drawing of what a hypothesis claims: the output on top, below each node those that it is computed from.
+
+    Boxes hold a node of the graph and the feature that it is claimed to compute; edges say how its datum is drawn.
+    Grey boxes are what is run at random.
+
+    Returns:
+      The matplotlib figure; `figure.savefig(path)` writes it.
+
+    Example:
+      >>> graph = ji.scrubbing.transformer_graph(model, params, tokens)
+      >>> features = {"next token": ji.Feature(None, ("last layer",)), "last layer": ji.Feature(lambda x: x[:, -1])}
+      >>> claim = ji.Hypothesis(graph, features, {"next token": "logits", "last layer": "m1"})
+      >>> figure = ji.hypothesis_figure(claim, title="only the last MLP matters")
+    """
+    from matplotlib.figure import Figure
+
+    graph, of = hypothesis.graph, hypothesis.correspondence
+    boxes: list[tuple[float, int, str, bool]] = []  # place across, depth, text, whether it is claimed
+    edges: list[tuple[int, int, str]] = []
+    taken = [0.0]  # width so far
+
+    def leaf(depth: int, text: str, *, claimed: bool) -> int:
+        boxes.append((taken[0] + 0.5, depth, text, claimed))
+        taken[0] += 1
+        return len(boxes) - 1
+
+    def visit(name: str, depth: int) -> int:
+        feature, text = hypothesis.interpretation[name], f"{of[name]}\n{_wrapped(name)}"
+        if not feature.parents:
+            return leaf(depth, text, claimed=True)
+        parents, below = list(feature.parents), []
+        several = len(parents) > MAX_SIBLINGS and [p for p in parents if not hypothesis.interpretation[p].parents]
+        for parent in parents:
+            if several and parent in several[1:-1]:
+                if parent == several[1]:
+                    below.append((leaf(depth + 1, f"… {len(several) - 2} more", claimed=True), ""))
+                continue
+            below.append((visit(parent, depth + 1), hypothesis.samplers[parent]))
+        spoken = {of[parent] for parent in parents}
+        if rest := [node for node in graph.parents(of[name]) if node not in spoken]:
+            some = ", ".join(rest) if len(rest) <= 3 else f"{len(rest)} others"
+            below.append((leaf(depth + 1, f"at random\n{_wrapped(some)}", claimed=False), ""))
+        boxes.append((float(np.mean([boxes[i][0] for i, _ in below])), depth, text, True))
+        edges.extend((len(boxes) - 1, i, sampler) for i, sampler in below)
+        return len(boxes) - 1
+
+    visit(hypothesis.root, 0)
+    depth = max(box[1] for box in boxes)
+    figure = Figure(figsize=(1.0 + 1.45 * taken[0], 1.2 + 1.35 * (depth + 1)), layout="constrained")
+    axes = figure.add_subplot()
+    for reader, read, sampler in edges:
+        (x0, y0, *_), (x1, y1, *_) = boxes[reader], boxes[read]
+        axes.plot([x0, x1], [-y0, -y1], color="0.6", linewidth=1, zorder=0)
+        if sampler not in ("", "agree"):
+            axes.text((x0 + x1) / 2, -(y0 + y1) / 2, sampler, fontsize=7, ha="center", color="C3")
+    for x, y, text, claimed in boxes:
+        colours = {"facecolor": "#dcebf7", "edgecolor": "C0"} if claimed else {"facecolor": "0.93", "edgecolor": "0.6"}
+        axes.text(x, -y, text, ha="center", va="center", fontsize=8, bbox={"boxstyle": "round,pad=0.4", **colours})
+    axes.set(xlim=(-0.1, taken[0] + 0.1), ylim=(-depth - 0.6, 0.6), title=title)
+    axes.set_axis_off()
+    return figure
+
+
+def _wrapped(text: str, width: int = 18) -> str:
+    return "\n".join(textwrap.wrap(text, width))

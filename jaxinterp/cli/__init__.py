@@ -1,10 +1,11 @@
-"""The command line: `jaxinterp sweep`, `attribute`, `edges`, `models`, `sites MODEL`, `convert SRC DST` and `card`."""
+"""The command line: `jaxinterp sweep`, `attribute`, `edges`, `scrub`, `models`, `sites`, `convert` and `card`."""
 
 import os
 import sys
 
 from jaxinterp.cli.commands import attribute, card, convert, edges, list_models, list_sites, sweep
 from jaxinterp.cli.parse import parse
+from jaxinterp.cli.scrubbing import scrub
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -12,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "sweep": sweep, "attribute": attribute, "edges": edges, "models": list_models, "sites": list_sites,
-        "convert": convert, "card": card,
+        "convert": convert, "card": card, "scrub": scrub,
     }  # fmt: skip
     try:
         commands[options.command](options)

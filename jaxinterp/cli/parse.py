@@ -9,6 +9,7 @@ from jaxinterp.attribution.integrated import RULES
 from jaxinterp.attribution.patching import METHODS, PATHS
 from jaxinterp.io.checkpoints import FORMATS
 from jaxinterp.model.config import CHOICES
+from jaxinterp.scrubbing.brackets import CLAIMS
 
 SWEEP_EXAMPLES = """examples:
   jaxinterp sweep
@@ -24,6 +25,12 @@ SWEEP_EXAMPLES = """examples:
   jaxinterp sweep --clean "one two three" --corrupted "six seven eight" --correct four --wrong nine
 
 A prompts file is JSONL, or CSV with a header; each row holds clean, corrupted, correct and wrong.
+"""
+
+SCRUB_EXAMPLES = """examples:
+  jaxinterp scrub brackets --claim 1+2+3 --samples 1e6
+  jaxinterp scrub brackets --through m0 m1 m2 --count a1.h1 a2.h1 --horizon a2.h0
+  jaxinterp scrub mine.py:claim
 """
 
 ATTRIBUTE_EXAMPLES = """examples:
@@ -114,7 +121,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     card.add_argument("--twin", metavar="FOLDER", help="of induction: a one-layer model to compare with")
     card.add_argument("--corpus", metavar="DIR", help="of induction: a folder of text (default: the standard library)")
     card.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
+
+    scrub = commands.add_parser(
+        "scrub",
+        help="say how much of a behaviour a hypothesis about a model leaves",
+        description="Causal scrubbing: resamples all that a hypothesis does not speak of, and says what is left.",
+        epilog=SCRUB_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    scrub.add_argument(
+        "what",
+        metavar="WHAT",
+        help="brackets, or FILE.py:NAME, (hypothesis, params, dataset) or a function that returns them",
+    )
+    scrub.add_argument("--claim", choices=CLAIMS, default="1", help="of brackets: which claims (default: 1)")
+    scrub.add_argument(
+        "--through", nargs="+", default=[], metavar="MLP", help="of brackets: read heads by way of these"
+    )
+    scrub.add_argument("--count", nargs="+", default=[], metavar="HEAD", help="of brackets: heads, such as a1.h0")
+    scrub.add_argument(
+        "--horizon", metavar="HEAD", help="of brackets: the head that tells the horizon (default: a2.h1)"
+    )
+    scrub.add_argument("--proportion", metavar="HEAD", help="of brackets: writes the share of ( (default: a0.h0)")
+    scrub.add_argument("--n", type=int, default=10_000, help="of brackets: strings (default: 10000)")
+    scrub.add_argument("--samples", type=_count, default=100_000, help="how many (default: 1e5)")
+    scrub.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    scrub.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
     return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    """A whole number, which may be written as 1e6."""
+    number = float(text)
+    if number < 1 or number != int(number):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(number)
 
 
 def _add_question(parser: argparse.ArgumentParser, *, nodes: bool = True) -> Any:

@@ -1,0 +1,59 @@
+"""`jaxinterp scrub` from end to end: a claim of the library's, a user's own, and errors in one line."""
+
+import json
+
+import pytest
+
+from jaxinterp.cli import main
+
+OWN = """
+import jax.numpy as jnp
+import numpy as np
+import jaxinterp as ji
+
+def claim():
+    graph = ji.Graph({"a": ji.Node(lambda _, x: x[0] > 3, ("input",)), "b": ji.Node(lambda _, x: x[1] > 3, ("input",)),
+                      "either": ji.Node(lambda _, a, b: jnp.float32(a | b), ("a", "b"))}, output="either",
+                     loss=lambda either, x: jnp.abs(either - (x > 3).any()))
+    features = {"large": ji.Feature(lambda x: (x > 3).any(1), ("first",)), "first": ji.Feature(lambda x: x[:, 0] > 3)}
+    data = np.random.default_rng(0).integers(0, 7, (50, 2))
+    return ji.Hypothesis(graph, features, {"large": "either", "first": "a"}), None, data
+
+wrong = 3
+"""
+
+
+def test_a_users_own_claim(tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN)
+    assert main(["scrub", f"{tmp_path}/own.py:claim", "--samples", "1e3", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "  a: first (agree)" in printed
+    assert "recovered" in printed
+    told = json.loads((tmp_path / "out" / "scrub.json").read_text())
+    assert 0 < told["recovered"] < 1
+    assert told["n_samples"] == 1000
+    assert (tmp_path / "out" / "scrub.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_claims_about_brackets(tmp_path, capsys):
+    run = ["scrub", "brackets", "--claim", "1+3", "--samples", "2000", "--n", "500", "--output", str(tmp_path)]
+    assert main([*run, "--through", "m2", "--count", "a1.h1", "2.1", "--horizon", "a2.h0"]) == 0
+    assert "horizon at 0 (agree)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bracket"], "expected brackets or FILE.py:NAME, got 'bracket'"),
+        (["missing.py:claim"], "no such file: missing.py"),
+        (["own.py:other"], "own.py has no 'other'"),
+        (["own.py:wrong"], "must be (hypothesis, params, dataset)"),
+        (["brackets", "--horizon", "head two"], "expected a head such as a1.h0"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    assert main(["scrub", *arguments]) == 2
+    assert message in capsys.readouterr().err
