@@ -253,8 +253,8 @@ def figure_of(found: Results) -> Figure:
             axes.scatter(x[0], effects.total[0], c=colours, s=28)
             ends = [min(x[0].min(), effects.total[0].min()), max(x[0].max(), effects.total[0].max())]
             axes.plot(ends, ends, color="0.7", linewidth=1, zorder=0)
-            for head in special:
-                axes.annotate(effects.name(head), (x[0, head], effects.total[0, head]), xytext=(4, 4),
+            for number, head in enumerate(special):
+                axes.annotate(effects.name(head), (x[0, head], effects.total[0, head]), xytext=(6, 4 - 11 * number),
                               textcoords="offset points", fontsize=8)  # fmt: skip
             axes.set(xlabel=f"{x_name} (logits)", ylabel="total effect (logits)", title=f"{name}: {x_name}")
             axes.grid(alpha=0.3)
@@ -262,7 +262,9 @@ def figure_of(found: Results) -> Figure:
         image = row[1].imshow(grid, cmap="RdBu", vmin=-widest, vmax=widest)
         for (layer, head), value in np.ndenumerate(grid):
             own = layer * effects.n_heads + head == effects.mover
-            row[1].text(head, layer, "mover" if own else f"{value:.2f}", ha="center", va="center", fontsize=8)
+            colour = "white" if abs(value) > 0.6 * widest else "black"
+            text = "mover" if own else f"{value:.2f}"
+            row[1].text(head, layer, text, ha="center", va="center", fontsize=8, color=colour)
         row[1].set(xlabel="head", ylabel="layer", title=f"{name}: response to the mover's ablation")
         figure.colorbar(image, ax=row[1], label="put into the logit difference (logits); blue repairs")
     figure.suptitle("Noising single heads: the mover red, its backups blue")
