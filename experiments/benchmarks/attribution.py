@@ -3,10 +3,10 @@
     python experiments/benchmarks/attribution.py
 
 A model in GPT-2-small's shape with random float32 weights, 8 prompts of 15 tokens that differ from token 0 on, the
-logit difference at the last position. Times are warm medians. A forward pass is `model.apply` under `jit`, that gives
-the logits which the metric reads, or all of them. Memory is what XLA says a compiled program takes beside its
-arguments, against one gradient of the same forward with respect to the embedding, which keeps each block's input alone,
-plus what the estimates are.
+logit difference at the last position. Times are medians of warm calls, taken in turn. A forward pass is `model.apply`
+under `jit`, that gives the logits which the metric reads, or all of them. Memory is what XLA says a compiled program
+takes beside its arguments, against one gradient of the same forward with respect to the embedding, which keeps each
+block's input alone, plus what the estimates are.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,16 @@ from jaxinterp.attribution.estimates import Pair
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "mlp_post")
 
 
-def median(call: Callable[[], Any], repetitions: int) -> float:
-    """Seconds of a warm call."""
-    call()
-    times = []
-    for _ in range(repetitions):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+def medians(calls: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+    """Seconds of warm calls, taken in turn, so that a processor that slows down does so for all of them."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repetition in range(repetitions + 1):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(call())
+            if repetition:
+                times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def temporary_bytes(lowered: Any) -> tuple[int, int]:
@@ -55,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("jaxinterp-results"), help="folder for attribution.json")
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--repetitions", type=int, default=15)
     options = parser.parse_args()
     model = ji.Transformer(ji.TransformerConfig(**SHAPES[options.shape]))
     params, pair = random_params(model), random_pair(0, 8, 15, model.config.d_vocab)
@@ -64,20 +65,12 @@ def main() -> None:
     read = {"positions": metric.positions, "columns": metric.columns}
 
     forward = jax.jit(lambda params, tokens: model.apply(params, tokens, **read)[0])
-    seconds = {"forward": median(lambda: forward(params, base).block_until_ready(), 3 * options.repetitions)}
     whole = jax.jit(lambda params, tokens: model.apply(params, tokens)[0])
-    seconds["forward, all logits"] = median(lambda: whole(params, base).block_until_ready(), 3 * options.repetitions)
 
     def attribution(**how: Any) -> Callable[[], Any]:
         return lambda: ji.attribution_patching(
             model, params, base, source, sites=SITES, metric=metric, progress=False, **how
         )
-
-    seconds["attribution"] = median(attribution(), options.repetitions)
-    seconds["AtP*"] = median(attribution(method="atp_star"), options.repetitions)
-    seconds["EAP"] = median(
-        lambda: ji.edge_attribution(model, params, base, source, metric=metric, progress=False), options.repetitions
-    )
 
     prompts, other = ji.Prompts(base), ji.Prompts(source)
     kept = tuple((name, tuple(axis not in ("d_model", "d_head") for axis in model.sites[name].axes)) for name in SITES)
@@ -100,10 +93,17 @@ def main() -> None:
     }
     memory["attribution"] = temporary_bytes(gradients.at_base.lower(*arguments, None))
     memory["AtP*"] = temporary_bytes(atp_star.with_fixes.lower(*arguments, None, grad_drop=True))
-    for name, program in programs.items():
-        seconds[f"{name}, its program alone"] = median(
-            lambda program=program: jax.block_until_ready(program()), options.repetitions
-        )
+    seconds = medians(
+        {
+            "forward": lambda: forward(params, base),
+            "forward, all logits": lambda: whole(params, base),
+            "attribution": attribution(),
+            "AtP*": attribution(method="atp_star"),
+            "EAP": lambda: ji.edge_attribution(model, params, base, source, metric=metric, progress=False),
+        }
+        | {f"{name}, its program alone": program for name, program in programs.items()},
+        options.repetitions,
+    )
 
     rows = [
         [name, f"{time:.3f}", *(f"{time / seconds[one]:.2f}" for one in ("forward", "forward, all logits"))]
