@@ -180,7 +180,7 @@ def read_of(model, params, tokens, mask, edits):
 ARGUMENTS = configs(**ADDITIVE), st.sampled_from([None, "left"]), st.sampled_from(["eap", "eap_ig", "both ends"])
 
 
-@budget(2)
+@budget(1)
 @given(*ARGUMENTS, st.booleans())
 def test_scores_are_those_of_private_copies(config, side, method, by_position):
     with jax.enable_x64(True):

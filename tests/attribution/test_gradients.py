@@ -96,7 +96,7 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-@budget(2)
+@budget(1)
 @given(**ARGUMENTS)
 def test_gradients_are_slopes_of_the_plain_forward(**drawn):
     with jax.enable_x64(True):

@@ -105,6 +105,21 @@ def check_integral(config, side, path):
         np.testing.assert_allclose(np.log2(errors[0] / errors[1]), 2, atol=0.3)
 
 
+def check_remainder(config, side):
+    """What an estimate leaves out of a step of size t shrinks with its square."""
+    model, params, base, source, mask = setting(config, side)
+    theirs = apply(model, params, source, mask=mask, capture=("attn_out",))[1]["attn_out"]
+    run = {"metric": METRIC, "mask": mask}
+    estimate = float(ji.attribution_patching(model, params, base, source, site="attn_out", over=(), **run))
+
+    def remainder(t):
+        effect = ji.evaluate(model, params, base, {"attn_out": ji.lerp(theirs, t)}, **run)
+        return float(effect) - t * estimate
+
+    if abs(remainder(1e-3)) > 1e-8 * max(1.0, abs(estimate)):  # else the metric is affine along the way
+        np.testing.assert_allclose(remainder(1e-3) / remainder(5e-4), 4, rtol=0.05)
+
+
 SIDES = st.sampled_from([None, "left"])
 PATHS = st.sampled_from(["inputs", "activations"])
 LAYER_NORMED = {**ADDITIVE, "normalization": "layer", "final_norm": True, "final_act_fn": None, "eps": 1e-30}
@@ -156,6 +171,15 @@ def test_a_layer_norm_hides_the_streams_own_direction_in_many(config, side):
     jax.clear_caches()
     with jax.enable_x64(True):
         check_null_direction(config, side)
+
+
+@pytest.mark.slow
+@budget(40)
+@given(configs(**ADDITIVE), SIDES)
+def test_what_is_left_out_shrinks_with_the_square_of_the_step_in_many(config, side):
+    jax.clear_caches()
+    with jax.enable_x64(True):
+        check_remainder(config, side)
 
 
 @pytest.mark.slow

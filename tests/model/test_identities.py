@@ -159,7 +159,7 @@ CHECKS = [check_self_patch_and_prefix, check_sums_and_streams, check_vmap_is_a_l
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_identity(check):
-    @budget(6)
+    @budget(4)
     @given(config=configs(), side=sides)
     def holds(config, side):
         with jax.enable_x64(True):

@@ -281,7 +281,7 @@ def _only(logits, cache):
     return logits[:, 0, 0]
 
 
-@budget(4)
+@budget(3)
 @given(config=configs(), side=st.sampled_from([None, "right", "left"]), site=st.integers(0, 100))
 def test_sweeps_over_random_architectures(config, side, site):
     """A whole sweep in float64 equals single forwards, whatever the architecture, padding and site."""

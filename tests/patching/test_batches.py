@@ -92,14 +92,14 @@ NAMES = (
 )  # fmt: skip
 
 
+SELDOM = "roles", "sets", "standing edits", "tracing", "paths"  # `test_paths` has prompts in batches
 LEFT = "each prompt", "sets", "standing edits", "tracing"
 
 
 @pytest.mark.parametrize(
     ("side", "name"),
     [
-        *(("right", name) for name in NAMES if name != "paths"),  # `test_paths` has prompts in batches
-        pytest.param("right", "paths", marks=pytest.mark.slow),
+        *(pytest.param("right", name, marks=[pytest.mark.slow] if name in SELDOM else []) for name in NAMES),
         ("left", "heads by position"),
         *(pytest.param("left", name, marks=pytest.mark.slow) for name in LEFT),
         pytest.param(None, "heads by position", marks=pytest.mark.slow),
@@ -180,6 +180,7 @@ def test_few_programs_for_many_batches(small):
     assert not engine._resumed_metric._cache_size()
 
 
+@pytest.mark.slow
 def test_bidirectional_models_run_in_batches_too(monkeypatch):
     model = ji.Transformer(ji.TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_vocab=50, n_ctx=8, causal=False))
     params = model.init(KEY)

@@ -93,6 +93,7 @@ def test_twenty_kills_at_random_moments(tmp_path, undisturbed):
     assert kill_and_resume(tmp_path, undisturbed, kills=20, number=1)[0] == 20
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_the_chunk_in_flight_and_saves(tmp_path, undisturbed):
     with start(tmp_path / "folder", tmp_path / "out.npy") as process:
         for _ in range(15):
@@ -149,6 +150,7 @@ def test_another_sweep_in_the_folder_is_refused(ask, small, monkeypatch):
         ask(resume="")
 
 
+@pytest.mark.slow
 def test_every_technique_goes_on_where_it_stopped(small, tmp_path, monkeypatch):
     model, params, tokens = small
     source = tokens.at[:, 2:].set((tokens[:, 2:] + 1) % 50)

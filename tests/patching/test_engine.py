@@ -93,7 +93,7 @@ def sweeps():
     }
 
 
-@budget(4)
+@budget(3)
 @given(**sweeps())
 def test_the_engine_equals_the_plain_path(**drawn):
     with jax.enable_x64(True):

@@ -31,7 +31,7 @@ def check_forward(config, side, heads, inputs):
 ARGUMENTS = configs(), st.sampled_from([None, "left"]), st.booleans(), st.sampled_from([None, "stream", "qkv"])
 
 
-@budget(2)
+@budget(1)
 @given(*ARGUMENTS)
 def test_a_transformers_graph_is_its_forward(config, side, heads, inputs):
     with jax.enable_x64(True):
