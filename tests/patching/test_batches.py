@@ -92,7 +92,7 @@ NAMES = (
 )  # fmt: skip
 
 
-SELDOM = "roles", "sets", "standing edits", "tracing", "paths"  # `test_paths` has prompts in batches
+SELDOM = "attention", "roles", "sets", "standing edits", "tracing", "paths"  # `test_paths` has prompts in batches
 LEFT = "each prompt", "sets", "standing edits", "tracing"
 
 
