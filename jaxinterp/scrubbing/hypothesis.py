@@ -124,8 +124,8 @@ class Hypothesis:
             )
         return roots[0]
 
-    def places(self, *, max_places: int | None = MAX_PLACES) -> tuple[Place, list[Draw], dict[str, list[int]]]:
-        """The tree to which it unfolds: (the root's place, what is drawn, the numbers of each feature's draws).
+    def places(self, *, max_places: int | None = MAX_PLACES) -> tuple[Place, list[Draw]]:
+        """The tree to which it unfolds: (the root's place, what is drawn).
 
         Raises:
           ValueError: more than `max_places`.
@@ -139,7 +139,6 @@ class Hypothesis:
                 "max_places=None runs it anyway"
             )
         plan = [Draw("reference", 0, "", "reference")]
-        numbers: dict[str, list[int]] = {name: [] for name in self.interpretation}
 
         def drawn(kind: str, given: int, feature: str, label: str) -> int:
             if kind == "exact":
@@ -151,7 +150,6 @@ class Hypothesis:
             feature, node = self.interpretation[name], self.correspondence[name]
             path = f"{path}/{name}" if path else name
             datum = drawn(self.samplers[name], given, name, path)
-            numbers[name].append(datum)
             if not feature.parents:
                 return Place(node, datum, {}, {})
             spoken = {self.correspondence[parent] for parent in feature.parents}
@@ -164,7 +162,7 @@ class Hypothesis:
             parents = {self.correspondence[parent]: visit(parent, datum, path) for parent in feature.parents}
             return Place(node, datum, parents, others)
 
-        return visit(self.root, 0, ""), plan, numbers
+        return visit(self.root, 0, ""), plan
 
     def count_places(self) -> int:
         """How many places it unfolds to: paths from the root."""

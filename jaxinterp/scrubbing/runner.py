@@ -100,7 +100,7 @@ def scrub(
         raise ValueError("tables= are of another graph than the hypothesis")
     elif tables.fingerprint != fingerprint(params, dataset):
         raise ValueError("tables= are of other params or another dataset")
-    _, plan, _ = hypothesis.places(max_places=max_places)
+    _, plan = hypothesis.places(max_places=max_places)
     features = {
         name: feature
         for name, feature in hypothesis.interpretation.items()
@@ -183,7 +183,7 @@ def _sampled(
 ) -> tuple[jax.Array, list[jax.Array]]:
     """([sample, what `Sums` holds], the data drawn)."""
     graph = hypothesis.graph
-    root, plan, _ = hypothesis.places(max_places=None)
+    root, plan = hypothesis.places(max_places=None)
     draws = draw(plan, classes, len(jax.tree.leaves(data)[0]), references, key)
     outputs = Evaluator(graph, params, data, draws, table, shapes).output(root)
     about = jax.tree.map(lambda leaf: take(leaf, references), data)

@@ -147,46 +147,23 @@ def test_a_layer_norm_hides_the_streams_own_direction(config, side):
         check_null_direction(config, side)
 
 
-@pytest.mark.slow
-@budget(40)
-@given(configs(**ADDITIVE), SIDES)
-def test_parts_add_up_to_wholes_in_many(config, side):
-    jax.clear_caches()  # a process may map only so many programs
-    with jax.enable_x64(True):
-        check_sums(config, side)
+MANY = {
+    check_sums: (configs(**ADDITIVE), SIDES),
+    check_affine: (configs(**AFFINE), SIDES, st.just(("v", "z", "resid_pre"))),
+    check_null_direction: (configs(**LAYER_NORMED), SIDES),
+    check_remainder: (configs(**ADDITIVE), SIDES),
+    check_integral: (configs(**ADDITIVE), SIDES, PATHS),
+}
 
 
 @pytest.mark.slow
-@budget(40)
-@given(configs(**AFFINE), SIDES)
-def test_estimates_are_exact_where_everything_is_affine_in_many(config, side):
-    jax.clear_caches()
-    with jax.enable_x64(True):
-        check_affine(config, side, ("v", "z", "resid_pre"))
+@pytest.mark.parametrize("check", MANY)
+def test_identities_hold_in_many(check):
+    @budget(30 if check is check_integral else 40)
+    @given(st.tuples(*MANY[check]))
+    def holds(drawn):
+        jax.clear_caches()  # a process may map only so many programs
+        with jax.enable_x64(True):
+            check(*drawn)
 
-
-@pytest.mark.slow
-@budget(40)
-@given(configs(**LAYER_NORMED), SIDES)
-def test_a_layer_norm_hides_the_streams_own_direction_in_many(config, side):
-    jax.clear_caches()
-    with jax.enable_x64(True):
-        check_null_direction(config, side)
-
-
-@pytest.mark.slow
-@budget(40)
-@given(configs(**ADDITIVE), SIDES)
-def test_what_is_left_out_shrinks_with_the_square_of_the_step_in_many(config, side):
-    jax.clear_caches()
-    with jax.enable_x64(True):
-        check_remainder(config, side)
-
-
-@pytest.mark.slow
-@budget(30)
-@given(configs(**ADDITIVE), SIDES, PATHS)
-def test_integrals_add_up_in_many(config, side, path):
-    jax.clear_caches()
-    with jax.enable_x64(True):
-        check_integral(config, side, path)
+    holds()
