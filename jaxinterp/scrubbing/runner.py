@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,14 +114,14 @@ def scrub(
     classes = {name: tables.classes(features[name], name) for name in used}
     terms, bytes_each = tables.plan(hypothesis, lambda: _program(hypothesis, tables))
     known = {str(one): table for one, table in tables.values(terms).items()}
-    n, data = tables.n, tables.data
+    n = tables.n
     order_key, run_key = jax.random.split(key)
     order = jax.random.permutation(order_key, n)
     chunk = min(LARGEST, _power_of_two((max_bytes or RUN_BYTES) // bytes_each))
     chunk = min(chunk, SMALL) if num_samples <= SMALL else chunk
     n_chunks = -(-num_samples // chunk)
 
-    arguments = (hypothesis, tables.params, data, known, classes, order, run_key)
+    given = _Given(tables.params, tables.data, known, classes, order, run_key)
     sums = np.zeros((n, len(dataclasses.fields(Sums))))
     kept: list[Any] = []
     with tqdm(
@@ -133,13 +133,13 @@ def scrub(
             left = min(num_samples - first * chunk, 2**31 - 1)
             where = np.int32((first * chunk) % n), np.int32(first)
             if keep_samples:
-                part, draws = jax.device_get(_one_chunk(*arguments, *where, size=chunk, clip=clip))
+                part, draws = jax.device_get(_one_chunk(hypothesis, given, *where, size=chunk, clip=clip))
                 part, drawn = part[:left], np.stack(draws, axis=1)[:left]
                 kept.append((part, drawn))
                 np.add.at(sums, drawn[:, 0], part)
             else:
                 count = np.int32(min(together, n_chunks - first))
-                sums += _many_chunks(*arguments, *where, np.int32(left), count, size=chunk, clip=clip)
+                sums += _many_chunks(hypothesis, given, *where, np.int32(left), count, size=chunk, clip=clip)
             bar.update(min(together * chunk, left))
 
     own = partitions[hypothesis.root]
@@ -192,14 +192,20 @@ def _sampled(
     return jnp.stack([column.astype(jnp.float32) for column in columns], axis=1), draws
 
 
+class _Given(NamedTuple):
+    """What all chunks of a scrub share; `order` says which data the samples are about, one after another."""
+
+    params: Any
+    data: Any
+    tables: Mapping[str, jax.Array]
+    classes: dict[str, Classes]
+    order: jax.Array
+    key: jax.Array
+
+
 def _chunk(
     hypothesis: Hypothesis,
-    params: Any,
-    data: Any,
-    tables: Mapping[str, jax.Array],
-    classes: dict[str, Classes],
-    order: jax.Array,
-    key: jax.Array,
+    given: _Given,
     offset: Any,
     number: Any,
     *,
@@ -207,6 +213,7 @@ def _chunk(
     clip: float,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """What `_sampled` gives for `size` samples; the first is about the datum at `offset` of the order."""
+    params, data, tables, classes, order, key = given
     references = take(order, (offset + jnp.arange(size)) % len(order))
     shapes = node_shapes(hypothesis.graph, params, data)
 
@@ -223,12 +230,7 @@ _one_chunk = jax.jit(_chunk, static_argnames=("hypothesis", "size", "clip"))
 @functools.partial(jax.jit, static_argnames=("hypothesis", "size", "clip"))
 def _many_chunks(
     hypothesis: Hypothesis,
-    params: Any,
-    data: Any,
-    tables: Mapping[str, jax.Array],
-    classes: dict[str, Classes],
-    order: jax.Array,
-    key: jax.Array,
+    given: _Given,
     offset: Any,
     first: Any,
     left: Any,
@@ -239,14 +241,13 @@ def _many_chunks(
 ) -> jax.Array:
     """[datum, what `Sums` holds] of `count` chunks, of which `left` samples count."""
 
+    n = len(given.order)
+
     def step(i: jax.Array, sums: jax.Array) -> jax.Array:
-        begun = (offset + i * size) % len(order)
-        part, draws = _chunk(
-            hypothesis, params, data, tables, classes, order, key, begun, first + i, size=size, clip=clip
-        )
+        part, draws = _chunk(hypothesis, given, (offset + i * size) % n, first + i, size=size, clip=clip)
         return sums.at[draws[0]].add(jnp.where((i * size + jnp.arange(size) < left)[:, None], part, 0))
 
-    return jax.lax.fori_loop(0, count, step, jnp.zeros((len(order), len(dataclasses.fields(Sums)))))
+    return jax.lax.fori_loop(0, count, step, jnp.zeros((n, len(dataclasses.fields(Sums)))))
 
 
 def _program(hypothesis: Hypothesis, tables: Tables) -> tuple[list[Terms], int]:
