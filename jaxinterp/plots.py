@@ -111,7 +111,7 @@ def hypothesis_figure(hypothesis: Hypothesis, *, title: str = "") -> Any:
                 if parent == several[1]:
                     below.append((leaf(depth + 1, f"… {len(several) - 2} more", claimed=True), ""))
                 continue
-            below.append((visit(parent, depth + 1), hypothesis.samplers[parent]))
+            below.append((visit(parent, depth + 1), str(hypothesis.samplers[parent])))
         spoken = {of[parent] for parent in parents}
         if rest := [node for node in graph.parents(of[name]) if node not in spoken]:
             some = ", ".join(rest) if len(rest) <= 3 else f"{len(rest)} others"

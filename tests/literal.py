@@ -55,16 +55,20 @@ def scrubbed(hypothesis, params, data, feature, drawn, path=""):
     return local(graph, params, node, given, data[0])
 
 
-def candidates(hypothesis, data, feature, given):
-    """The data that may stand in for `given` at a feature, all equally likely."""
-    kind, everything = hypothesis.samplers[feature], np.arange(len(data))
+def chances(hypothesis, data, feature, given):
+    """How likely each datum is to stand in for `given` at a feature: [datum]."""
+    kind, n = hypothesis.samplers[feature], len(data)
     if kind == "exact":
-        return np.array([given])
+        return np.eye(n)[given]
     if kind == "unconditional":
-        return everything
-    values = np.asarray(hypothesis.interpretation[feature].values).reshape(len(data), -1)
+        return np.ones(n) / n
+    values = np.asarray(hypothesis.interpretation[feature].values).reshape(n, -1)
+    if isinstance(kind, ji.scrubbing.Kernel):
+        weights = np.exp([float(kind.log_weights(kind.parameters, values[[given, i]])[0, 1]) for i in range(n)])
+        return weights / weights.sum()
     same = (values == values[given]).all(axis=1)
-    return everything[same if kind == "agree" else ~same]
+    allowed = same if kind == "agree" else ~same
+    return allowed / allowed.sum()
 
 
 def expected(hypothesis, params, data):
@@ -83,10 +87,10 @@ def expected(hypothesis, params, data):
         """[(probability, value)] of a feature's node, given the datum of its reader."""
         if (feature, given) not in known:
             found, own = [], hypothesis.interpretation[feature]
-            choices = candidates(hypothesis, data, feature, given)
-            for datum in choices:
+            each = chances(hypothesis, data, feature, given)
+            for datum in np.flatnonzero(each):
                 if not own.parents:
-                    found.append((1 / len(choices), value(of[feature], int(datum))))
+                    found.append((each[datum], value(of[feature], int(datum))))
                     continue
                 spoken = {of[parent]: outcomes(parent, int(datum)) for parent in own.parents}
                 rest = [p for p in graph.parents(of[feature]) if p not in spoken]
@@ -96,7 +100,7 @@ def expected(hypothesis, params, data):
                     for combination in itertools.product(*spoken.values()):
                         given_values = {p: value(p, datum) for p, datum in at.items()}
                         given_values |= {p: v for p, (_, v) in zip(spoken, combination, strict=True)}
-                        chance = np.prod([c for c, _ in combination]) / len(choices) / len(data) ** apart
+                        chance = np.prod([c for c, _ in combination]) * each[datum] / len(data) ** apart
                         found.append((chance, local(graph, params, of[feature], given_values, data[0])))
             known[feature, given] = found
         return known[feature, given]
@@ -158,11 +162,13 @@ def random_hypothesis(rng, *, n, width=3):
         values = rng.integers(0, 2, (n, int(rng.integers(1, 3))))
         interpretation[name] = ji.Feature(values, tuple(claim(p, depth + 1) for p in chosen))
         if node != "out":
-            samplers[name] = str(rng.choice(["agree", "agree", "agree", "exact", "unconditional", "disagree"]))
+            samplers[name] = str(rng.choice(["agree", "agree", "agree", "exact", "unconditional", "disagree", "near"]))
         return name
 
     claim("out", 0)
     for name, kind in samplers.items():
+        if kind == "near":
+            samplers[name] = ji.scrubbing.gaussian_kernel(float(rng.choice([0.3, 1.0, 3.0])))
         if kind == "disagree" and len(np.unique(interpretation[name].values, axis=0)) < 2:
             samplers[name] = "agree"
     unimportant = str(rng.choice(["together", "separately"]))

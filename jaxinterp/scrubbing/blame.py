@@ -6,17 +6,26 @@ from typing import Any
 import jax
 import xarray as xr
 
-from jaxinterp.scrubbing.hypothesis import Feature, Hypothesis
-from jaxinterp.scrubbing.runner import scrub
+from jaxinterp.scrubbing.hypothesis import Hypothesis
+from jaxinterp.scrubbing.runner import ITSELF, ScrubResult, check_run, make_ready, run_ready, scrub
+from jaxinterp.scrubbing.tables import Tables
 
 
 def what_hurts(
-    hypothesis: Hypothesis, params: Any, dataset: Any, *, num_samples: int, key: jax.Array, **run: Any
+    hypothesis: Hypothesis,
+    params: Any,
+    dataset: Any,
+    *,
+    num_samples: int,
+    key: jax.Array,
+    tables: Tables | None = None,
+    **run: Any,
 ) -> xr.Dataset:
     """How much is recovered if one part of a hypothesis is not resampled: what gains most hurts most.
 
     A part is a feature, which then keeps the very datum of its reader ("exact") instead of one that agrees; or a node
-    that the output reads and the hypothesis leaves out, which is then run on the output's datum.
+    that the output reads and the hypothesis leaves out, which is then run on the output's datum. All are run by one
+    program.
 
     Args:
       Others as in `ji.scrub`; all scrubs have the same key.
@@ -48,33 +57,30 @@ def what_hurts(
       >>> table.part.values.tolist(), float(table.recovered[0])
       (['b', 'first'], 1.0)
     """
-    own = scrub(hypothesis, params, dataset, num_samples=num_samples, key=key, **run)
-    others: dict[str, tuple[str, Hypothesis]] = {}
-    for name, kind in hypothesis.samplers.items():
-        if kind != "exact":
-            others[name] = "feature", dataclasses.replace(hypothesis, samplers={**hypothesis.samplers, name: "exact"})
-    root = hypothesis.interpretation[hypothesis.root]
-    spoken = {hypothesis.correspondence[parent] for parent in root.parents}
-    for node in hypothesis.graph.parents(hypothesis.graph.output) if root.parents else ():
-        if node not in spoken and node not in hypothesis.correspondence.values():
-            with_node = Feature(root.values, (*root.parents, node))
-            others[node] = (
-                "left out",
-                dataclasses.replace(
-                    hypothesis,
-                    interpretation={**hypothesis.interpretation, hypothesis.root: with_node, node: Feature()},
-                    correspondence={**hypothesis.correspondence, node: node},
-                    samplers={**hypothesis.samplers, node: "exact"},
-                ),
-            )
-    rows = []
-    for name, (kind, changed) in others.items():
-        found = scrub(changed, params, dataset, num_samples=num_samples, key=key, **run)
-        rows.append((name, kind, found.recovered, found.recovered_error, found.recovered - own.recovered))
-    rows.sort(key=lambda row: -row[4])
-    columns = list(zip(*rows, strict=True)) or [(), (), (), (), ()]
-    names = ("kind", "recovered", "error", "gain")
+    check_run(num_samples, key)
+    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True)
+    itself = ready.tables.classes(ITSELF, "")
+    own = run_ready(ready, num_samples, key, **run)
+    found: list[tuple[str, str, ScrubResult]] = []
+    for name, sampler in hypothesis.samplers.items():
+        if str(sampler) in ("disagree", "kernel", "generator"):  # part of the program
+            changed = dataclasses.replace(hypothesis, samplers={**hypothesis.samplers, name: "exact"})
+            result = scrub(changed, params, dataset, num_samples=num_samples, key=key, tables=tables, **run)
+            found.append((name, "feature", result))
+        elif sampler != "exact":
+            classes = {one.table: itself for one in ready.plan if one.feature == name}
+            found.append((name, "feature", run_ready(ready, num_samples, key, classes=classes, **run)))
+    for one in ready.plan:
+        if not one.feature and one.given == 1:  # the root's own draw
+            found.append((one.node, "left out", run_ready(ready, num_samples, key, classes={one.table: itself}, **run)))
+    found.sort(key=lambda row: -row[2].recovered)
+    results = [result for _, _, result in found]
     return xr.Dataset(
-        {name: ("part", list(column)) for name, column in zip(names, columns[1:], strict=True)},
-        coords={"part": list(columns[0])}, attrs={"recovered": own.recovered},
+        {
+            "kind": ("part", [kind for _, kind, _ in found]),
+            "recovered": ("part", [result.recovered for result in results]),
+            "error": ("part", [result.recovered_error for result in results]),
+            "gain": ("part", [result.recovered - own.recovered for result in results]),
+        },
+        coords={"part": [name for name, _, _ in found]}, attrs={"recovered": own.recovered},
     )  # fmt: skip

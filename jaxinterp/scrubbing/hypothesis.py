@@ -13,7 +13,7 @@ import numpy as np
 from jaxinterp.model.config import suggest
 from jaxinterp.scrubbing.graph import Graph
 from jaxinterp.scrubbing.lookup import Place
-from jaxinterp.scrubbing.samplers import SAMPLERS, Draw, Partition
+from jaxinterp.scrubbing.samplers import SAMPLERS, Draw, Generator, Kernel, Partition, Sampler
 
 #: More places than this are refused unless asked for.
 MAX_PLACES = 10_000
@@ -65,7 +65,8 @@ class Hypothesis:
       correspondence: `{name: node of the graph}`, each its own; the root's is the output; where one feature is a parent
         of another, its node must be read by the other's.
       samplers: `{name: how a datum is drawn}`: "agree" on the feature (the default), "exact", the very datum (the
-        root's default), "unconditional", any datum, "disagree", one with another value.
+        root's default), "unconditional", any datum, "disagree", one with another value; a `Kernel`, which prefers some
+        swaps to others; a `Generator`, which makes a datum that agrees.
       unimportant: whether parents that the interpretation does not speak of are run "together", on one datum for each
         visit, or "separately".
 
@@ -98,7 +99,7 @@ class Hypothesis:
     graph: Graph
     interpretation: Mapping[str, Feature]
     correspondence: Mapping[str, str]
-    samplers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    samplers: Mapping[str, Sampler] = dataclasses.field(default_factory=dict[str, Sampler])
     unimportant: str = "together"
 
     def __post_init__(self) -> None:
@@ -111,6 +112,7 @@ class Hypothesis:
         root = self.root
         object.__setattr__(self, "samplers", dict.fromkeys(features, "agree") | {root: "exact"} | dict(self.samplers))
         self._check_edges()
+        self._check_made()
 
     @property
     def root(self) -> str:
@@ -124,8 +126,12 @@ class Hypothesis:
             )
         return roots[0]
 
-    def places(self, *, max_places: int | None = MAX_PLACES) -> tuple[Place, list[Draw]]:
+    def places(self, *, max_places: int | None = MAX_PLACES, apart: bool = False) -> tuple[Place, list[Draw]]:
         """The tree to which it unfolds: (the root's place, what is drawn).
+
+        Args:
+          apart: whether everything has a draw of its own, with a table of its own named by the draw's label, so that
+            one program serves for every way to draw: "exact" and unimportant nodes too.
 
         Raises:
           ValueError: more than `max_places`.
@@ -138,26 +144,29 @@ class Hypothesis:
                 "hide nodes that are not spoken of apart, or leave shared features of their readers out; "
                 "max_places=None runs it anyway"
             )
-        plan = [Draw("reference", 0, "", "reference")]
+        plan = [Draw("reference", 0, "", "reference", "", self.graph.output)]
 
-        def drawn(kind: str, given: int, feature: str, label: str) -> int:
+        def drawn(sampler: Sampler, given: int, feature: str, label: str, node: str) -> int:
+            kind, table = str(sampler), feature
+            if apart and kind in ("agree", "exact", "unconditional"):
+                kind, table = "agree", label
             if kind == "exact":
                 return given
-            plan.append(Draw(kind, given, feature, label))
+            plan.append(Draw(kind, given, table, label, feature, node))
             return len(plan) - 1
 
         def visit(name: str, given: int, path: str) -> Place:
             feature, node = self.interpretation[name], self.correspondence[name]
             path = f"{path}/{name}" if path else name
-            datum = drawn(self.samplers[name], given, name, path)
+            datum = drawn(self.samplers[name], given, name, path, node)
             if not feature.parents:
                 return Place(node, datum, {}, {})
             spoken = {self.correspondence[parent] for parent in feature.parents}
             rest = [parent for parent in self.graph.parents(node) if parent not in spoken]
-            if self.unimportant == "separately":
-                others = {parent: drawn("unconditional", datum, "", f"{path}: {parent}") for parent in rest}
+            if apart or self.unimportant == "separately":
+                others = {parent: drawn("unconditional", datum, "", f"{path}: {parent}", parent) for parent in rest}
             else:
-                number = drawn("unconditional", datum, "", f"{path}: others") if rest else 0
+                number = drawn("unconditional", datum, "", f"{path}: others", node) if rest else 0
                 others = dict.fromkeys(rest, number)
             parents = {self.correspondence[parent]: visit(parent, datum, path) for parent in feature.parents}
             return Place(node, datum, parents, others)
@@ -212,7 +221,7 @@ class Hypothesis:
                 if name not in self.interpretation:
                     raise ValueError(f"{argument}: unknown feature {name!r}; {suggest(name, self.interpretation)}")
         for name, kind in self.samplers.items():
-            if kind not in SAMPLERS:
+            if not isinstance(kind, Kernel | Generator) and kind not in SAMPLERS:
                 raise ValueError(f"sampler of {name!r}: unknown {kind!r}; {suggest(str(kind), SAMPLERS)}")
         if self.unimportant not in ("together", "separately"):
             raise ValueError(f"unimportant must be 'together' or 'separately', got {self.unimportant!r}")
@@ -257,6 +266,32 @@ class Hypothesis:
                 if node in graph.upstream(of[parent]):
                     raise ValueError(f"not a homomorphism: {problem}; the edge runs the other way")
                 raise ValueError(f"not a homomorphism: {problem}, nor upstream of it")
+
+    def _check_made(self) -> None:
+        """Raises a ValueError where a datum that was made would have to be found among the classes of a dataset."""
+        needs_classes = [name for name, s in self.samplers.items() if str(s) in ("agree", "disagree", "kernel")]
+
+        seen = set()
+
+        def visit(name: str, maker: str | None) -> None:
+            if (name, maker) in seen:
+                return
+            seen.add((name, maker))
+            sampler = self.samplers[name]
+            if maker and name in needs_classes:
+                raise ValueError(
+                    f"sampler of {name!r}: {str(sampler)!r} looks for data in the dataset, but {maker!r} above it "
+                    "makes one that is in none; give it 'exact', 'unconditional' or a Generator"
+                )
+            if sampler == "unconditional":
+                maker = None
+            elif isinstance(sampler, Generator):
+                maker = name
+            for parent in self.interpretation[name].parents:
+                visit(parent, maker)
+
+        if any(isinstance(sampler, Generator) for sampler in self.samplers.values()):
+            visit(self.root, None)
 
     def _check_circles(self) -> None:
         active: list[str] = []

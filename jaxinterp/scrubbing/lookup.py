@@ -60,9 +60,10 @@ class Evaluator:
     """Evaluates a tree of places for many samples at once, while a program is traced.
 
     Args:
-      data: leaves lead with datum. draws: int[sample] for each number of a draw.
+      data: leaves lead with datum. draws: int[sample], or `Made` data, for each number of a draw.
       table: `terms -> [datum, ...]`, or None where there is no table and the value is computed from the datum.
       shapes: `{node: shape and dtype}` for one datum.
+      constants: values that nodes have wherever they are not claimed to matter, whatever was drawn.
     """
 
     def __init__(
@@ -70,12 +71,13 @@ class Evaluator:
         graph: Graph,
         params: Any,
         data: Any,
-        draws: Sequence[jax.Array],
+        draws: Sequence[Any],
         table: Callable[[Terms], jax.Array | None],
         shapes: Mapping[str, Any],
+        constants: Mapping[str, Any] | None = None,
     ) -> None:
         self.graph, self.params, self.data, self.draws = graph, params, data, draws
-        self.table, self.shapes = table, shapes
+        self.table, self.shapes, self.constants = table, shapes, constants or {}
         self.values: dict[tuple[int, str, Rows], Lazy] = {}
         self.found: dict[Look, Any] = {}
 
@@ -98,6 +100,9 @@ class Evaluator:
             if name in place.parents:
                 parent = place.parents[name]
                 return self.at(parent, parent.node, rows)
+            if name in self.constants:
+                constant = self.constants[name] if rows is None else self.constants[name][np.array(rows)]
+                return Known(jnp.broadcast_to(constant, (len(self.draws[0]), *constant.shape)))
             return Look(((name, rows),), place.others[name])
         node = self.graph.nodes[name]
         arguments = [self.at(place, parent, share) for parent, share in needs(node, rows)]
@@ -209,13 +214,18 @@ class Evaluator:
         if look.datum is None:
             return summed(values(self.graph, self.params, None, look.terms))
         at = self.draws[look.datum]
-        if look.terms == ((self.graph.input, None),):
-            return jax.tree.map(lambda leaf: take(leaf, at), self.data)
-        table = self.table(look.terms)
-        if table is not None:
+        found = self._is_found(look.datum)
+        whole = look.terms == ((self.graph.input, None),)
+        if found and not whole and (table := self.table(look.terms)) is not None:
             return take(table, at)
-        data = jax.tree.map(lambda leaf: take(leaf, at), self.data)
+        data = jax.tree.map(lambda leaf: take(leaf, at), self.data) if found else at.data
+        if whole:
+            return data
         return jax.vmap(lambda datum: summed(values(self.graph, self.params, datum, look.terms)))(data)
+
+    def _is_found(self, datum: int) -> bool:
+        """Whether a draw is of data that the dataset holds, not of data made."""
+        return isinstance(self.draws[datum], jax.Array)
 
     def _together(self, parts: Parts) -> Any:
         """Rows of different origin as one array, in the order of their numbers."""
@@ -224,7 +234,7 @@ class Evaluator:
         by_node: dict[str, list[tuple[tuple[int, ...], Look]]] = {}
         for rows, part in parts.groups:
             single = isinstance(part, Look) and part.datum is not None and len(part.terms) == 1
-            if single and len(rows) == 1 and part.terms[0][1] is not None:
+            if single and len(rows) == 1 and part.terms[0][1] is not None and self._is_found(part.datum):
                 by_node.setdefault(part.terms[0][0], []).append((rows, part))
                 continue
             array = self.numbers(part)

@@ -28,6 +28,8 @@ class ScrubResult:
       non_finite: how many samples have a loss that is no finite number. They are not left out: the means show them.
       n_samples, n_references: samples, and how many different data they are about.
       by_class: loss and accuracy for each value of the root's feature.
+      by_datum: for each datum that samples are about: `count` of them, mean `loss` and `accuracy`, and `model_loss`. If
+        the explanation is right, these are what the model does, without running it on that datum.
       features: what weakens the test: for each feature `classes`, `smallest`, `singletons`, `self`, `entropy`.
       samples: `loss`, `correct`, and the data drawn for each, by `draw`; None unless they were kept.
 
@@ -50,6 +52,7 @@ class ScrubResult:
     n_samples: int
     n_references: int
     by_class: xr.Dataset
+    by_datum: xr.Dataset
     features: xr.Dataset
     samples: xr.Dataset | None
 
@@ -122,14 +125,28 @@ def summarise(
     by_class: dict[str, tuple[str, np.ndarray]] = {"count": ("class", of_class[seen])}
     for name, each in (("loss", sums.loss), ("accuracy", sums.correct)):
         by_class[name] = ("class", np.bincount(root.codes, each)[seen] / of_class[seen])
+    about = np.flatnonzero(n)
+    by_datum = {
+        "count": ("datum", n[about]), "loss": ("datum", sums.loss[about] / n[about]),
+        "accuracy": ("datum", sums.correct[about] / n[about]), "model_loss": ("datum", bounds.model_loss[about]),
+    }  # fmt: skip
     names = [str(name) for name, own in zip(root.names, seen, strict=True) if own]
     return ScrubResult(
         loss, loss_error, *mean(sums.clipped), clip, *mean(sums.correct), model, over(bounds.model_correct), random,
         1 - share, _error(influence, n) / abs(gap) if gap else np.nan, int(sums.non_finite.sum()), int(total),
         int((n > 0).sum()),
         xr.Dataset(by_class, coords={"class": names}),
+        xr.Dataset(by_datum, coords={"datum": about}),
         features, samples,
     )  # fmt: skip
+
+
+def recovered_difference(one: ScrubResult, other: ScrubResult) -> tuple[float, float]:
+    """(how much more one recovers than the other, its standard error) of two scrubs about the same references."""
+    gap, n = one.random_loss - one.model_loss, one.by_datum["count"].values
+    each = n * (other.by_datum.loss.values - one.by_datum.loss.values) / gap
+    share = each.sum() / n.sum()
+    return float(share), _error(each - n * share, n)
 
 
 def _error(residuals: np.ndarray, n: np.ndarray) -> float:

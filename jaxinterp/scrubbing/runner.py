@@ -12,11 +12,11 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from jaxinterp.model.sampling import check_key
-from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Hypothesis
+from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Feature, Hypothesis
 from jaxinterp.scrubbing.lookup import Evaluator, Terms, size, take
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
-from jaxinterp.scrubbing.samplers import Classes, Partition, draw
-from jaxinterp.scrubbing.tables import Tables, fingerprint, node_shapes, scored, shape_of, tables_for
+from jaxinterp.scrubbing.samplers import Classes, Draw, Generator, Kernel, Made, Partition, Swaps, draw
+from jaxinterp.scrubbing.tables import Tables, fingerprint, n_data, node_shapes, scored, shape_of, tables_for
 
 #: Memory for the samples under way, unless said otherwise, and the most that are.
 RUN_BYTES = 2**28
@@ -24,6 +24,15 @@ LARGEST = 2**15
 
 #: As many as this, or fewer, have a smaller program of their own.
 SMALL = 2**10
+
+#: Draws that are made from a table.
+DRAWN = ("agree", "disagree", "kernel")
+
+#: On which all data agree, and on which a datum agrees with itself alone.
+EVERYTHING, ITSELF = Feature(lambda data: np.zeros(n_data(data))), Feature()
+
+#: Data for which it is checked that what a generator makes agrees with them.
+CHECKED = 64
 
 #: Chunks of samples between two looks at the clock.
 CHUNKS = 16
@@ -89,39 +98,122 @@ def scrub(
       >>> 0.3 < result.recovered < 0.7
       True
     """
+    check_run(num_samples, key)
+    ready = make_ready(hypothesis, params, dataset, tables=tables, max_places=max_places)
+    return run_ready(
+        ready, num_samples, key, clip=clip, keep_samples=keep_samples, max_bytes=max_bytes, progress=progress
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A hypothesis and a dataset, with all that is looked up: to be run again and again, with other ways to draw.
+
+    Attributes:
+      plan: the draws. apart: whether each has a table of its own, as in `Hypothesis.places`.
+      bits_of: int[draw], if apart: whose random bits each uses, so that what runs together has one datum.
+      classes: what is drawn from, by the draws' `table`.
+      known: the looked-up values. bytes_each: memory for a sample.
+    """
+
+    hypothesis: Hypothesis
+    tables: Tables
+    plan: list[Draw]
+    apart: bool
+    bits_of: np.ndarray | None
+    partitions: dict[str, Partition]
+    classes: dict[str, Classes | Swaps]
+    known: dict[str, jax.Array]
+    bytes_each: int
+
+
+def make_ready(
+    hypothesis: Hypothesis,
+    params: Any,
+    dataset: Any,
+    *,
+    tables: Tables | None = None,
+    max_places: int | None = MAX_PLACES,
+    apart: bool = False,
+) -> Ready:
+    """All of a scrub that does not depend on the draws. Arguments and errors as of `scrub`."""
     if not isinstance(hypothesis, Hypothesis):
         raise TypeError(f"hypothesis must be a ji.Hypothesis, got {type(hypothesis).__name__}")
-    if type(num_samples) is not int or num_samples < 1:
-        raise ValueError(f"num_samples must be an int of at least 1, got {num_samples!r}")
-    check_key(key)
     if tables is None:
         tables = tables_for(hypothesis.graph, params, dataset)
     elif tables.graph is not hypothesis.graph:
         raise ValueError("tables= are of another graph than the hypothesis")
     elif tables.fingerprint != fingerprint(params, dataset):
         raise ValueError("tables= are of other params or another dataset")
-    _, plan = hypothesis.places(max_places=max_places)
-    features = {
-        name: feature
+    _, plan = hypothesis.places(max_places=max_places, apart=apart)
+    drawn = {name: str(sampler) for name, sampler in hypothesis.samplers.items()}
+    partitions = {
+        name: tables.partition(feature, name)
         for name, feature in hypothesis.interpretation.items()
-        if hypothesis.samplers[name] in ("agree", "disagree") or name == hypothesis.root
+        if drawn[name] in ("agree", "disagree", "kernel") or name == hypothesis.root
     }
-    partitions = {name: tables.partition(feature, name) for name, feature in features.items()}
-    for name, kind in hypothesis.samplers.items():
+    for name, kind in drawn.items():
         if kind == "disagree" and len(partitions[name].sizes) < 2:
             raise ValueError(f"sampler of {name!r}: all data agree on it, so that none disagrees")
-    used = {one.feature for one in plan if one.kind in ("agree", "disagree")}
-    classes = {name: tables.classes(features[name], name) for name in used}
-    terms, bytes_each = tables.plan(hypothesis, lambda: _program(hypothesis, tables))
+        if kind == "generator":
+            _check_generator(hypothesis, tables, name)
+    classes = {one.table: _drawn_from(hypothesis, tables, one) for one in plan if one.kind in DRAWN}
+    terms, bytes_each = tables.plan((hypothesis, apart), lambda: _program(hypothesis, tables, classes, apart))
     known = {str(one): table for one, table in tables.values(terms).items()}
+    bits_of = _bits_of(hypothesis, plan) if apart else None
+    return Ready(hypothesis, tables, plan, apart, bits_of, partitions, classes, known, bytes_each)
+
+
+def _bits_of(hypothesis: Hypothesis, plan: list[Draw]) -> np.ndarray:
+    first: dict[int, int] = {}
+    bits_of = np.arange(len(plan))
+    for number, one in enumerate(plan):
+        if not one.feature and one.kind != "reference" and hypothesis.unimportant == "together":
+            bits_of[number] = first.setdefault(one.given, number)  # each place has a draw of its own
+    return bits_of
+
+
+def _drawn_from(hypothesis: Hypothesis, tables: Tables, one: Draw) -> Classes | Swaps:
+    """What a draw is made from."""
+    if not one.feature:
+        return tables.classes(EVERYTHING, one.label)
+    feature, sampler = hypothesis.interpretation[one.feature], hypothesis.samplers[one.feature]
+    if isinstance(sampler, Kernel):
+        return tables.swaps(feature, sampler, one.feature)
+    chosen = {"exact": ITSELF, "unconditional": EVERYTHING}.get(str(sampler), feature)
+    return tables.classes(chosen, one.feature)
+
+
+def run_ready(
+    ready: Ready,
+    num_samples: int,
+    key: jax.Array,
+    *,
+    classes: Mapping[str, Classes | Swaps] | None = None,
+    bits_of: np.ndarray | None = None,
+    clip: float = 10.0,
+    keep_samples: bool = False,
+    max_bytes: int | None = None,
+    progress: bool | None = None,
+) -> ScrubResult:
+    """A scrub.
+
+    Args:
+      classes: what some draws are made from instead of their own. bits_of: as in `samplers.draw`.
+      Others as of `scrub`.
+    """
+    hypothesis, tables, apart = ready.hypothesis, ready.tables, ready.apart
     n = tables.n
     order_key, run_key = jax.random.split(key)
     order = jax.random.permutation(order_key, n)
-    chunk = min(LARGEST, _power_of_two((max_bytes or RUN_BYTES) // bytes_each))
+    chunk = min(LARGEST, _power_of_two((max_bytes or RUN_BYTES) // ready.bytes_each))
     chunk = min(chunk, SMALL) if num_samples <= SMALL else chunk
     n_chunks = -(-num_samples // chunk)
 
-    given = _Given(tables.params, tables.data, known, classes, order, run_key)
+    given = _Given(
+        tables.params, tables.data, ready.known, {**ready.classes, **(classes or {})}, order, run_key,
+        ready.bits_of if bits_of is None else bits_of,
+    )  # fmt: skip
     sums = np.zeros((n, len(dataclasses.fields(Sums))))
     kept: list[Any] = []
     with tqdm(
@@ -132,19 +224,28 @@ def scrub(
         for first in range(0, n_chunks, together):
             left = min(num_samples - first * chunk, 2**31 - 1)
             where = np.int32((first * chunk) % n), np.int32(first)
+            static = {"apart": apart, "size": chunk, "clip": clip}
             if keep_samples:
-                part, draws = jax.device_get(_one_chunk(hypothesis, given, *where, size=chunk, clip=clip))
+                part, draws = jax.device_get(_one_chunk(hypothesis, given, *where, **static))
                 part, drawn = part[:left], np.stack(draws, axis=1)[:left]
                 kept.append((part, drawn))
                 np.add.at(sums, drawn[:, 0], part)
             else:
                 count = np.int32(min(together, n_chunks - first))
-                sums += _many_chunks(hypothesis, given, *where, np.int32(left), count, size=chunk, clip=clip)
+                sums += _many_chunks(hypothesis, given, *where, np.int32(left), count, **static)
             bar.update(min(together * chunk, left))
 
-    own = partitions[hypothesis.root]
-    samples = _as_dataset(kept, [one.label for one in plan]) if keep_samples else None
-    return summarise(Sums(*sums.T), tables.bounds, clip, own, report(hypothesis, partitions), samples)
+    own = ready.partitions[hypothesis.root]
+    samples = _as_dataset(kept, [one.label for one in ready.plan]) if keep_samples else None
+    features = report(hypothesis, ready.partitions)
+    return summarise(Sums(*sums.T), tables.bounds, clip, own, features, samples)
+
+
+def check_run(num_samples: int, key: jax.Array) -> None:
+    """Raises a TypeError or ValueError for what is no number of samples, or no key."""
+    if type(num_samples) is not int or num_samples < 1:
+        raise ValueError(f"num_samples must be an int of at least 1, got {num_samples!r}")
+    check_key(key)
 
 
 def report(hypothesis: Hypothesis, partitions: Mapping[str, Partition]) -> xr.Dataset:
@@ -153,43 +254,73 @@ def report(hypothesis: Hypothesis, partitions: Mapping[str, Partition]) -> xr.Da
     Returns:
       Over `feature`: `classes`, how many values there are (1: it says nothing); `smallest`, data in the smallest class;
       `singletons`, data that nothing else agrees with; `self`, the probability that a datum is drawn to stand for
-      itself; `entropy` of its classes, in nats. Found in `ScrubResult.features`.
+      itself; `entropy` of its classes, in nats; `drift`, how far the data drawn are from the dataset's distribution (of
+      1, in total variation: 0 but for kernels). Found in `ScrubResult.features`.
     """
     rows = {}
     for name, partition in partitions.items():
         share = partition.sizes / partition.sizes.sum()
+        itself, drift = len(share) / partition.sizes.sum(), 0.0
+        if isinstance(kernel := hypothesis.samplers[name], Kernel):
+            swaps = partition.probabilities(kernel, name)
+            itself = (share * swaps.diagonal() / partition.sizes).sum()
+            drift = abs(share @ swaps - share).sum() / 2
         rows[name] = (
-            len(share), int(partition.sizes.min()), int((partition.sizes == 1).sum()),
-            float(len(share) / partition.sizes.sum()), float(-(share * np.log(share)).sum()),
+            len(share), int(partition.sizes.min()), int((partition.sizes == 1).sum()), float(itself),
+            float(-(share * np.log(share)).sum()), float(drift),
         )  # fmt: skip
     columns = zip(*rows.values(), strict=True)
-    names = ("classes", "smallest", "singletons", "self", "entropy")
+    names = ("classes", "smallest", "singletons", "self", "entropy", "drift")
     return xr.Dataset(
         {name: ("feature", np.array(column)) for name, column in zip(names, columns, strict=True)},
         coords={"feature": list(rows)},
     )
 
 
+def _check_generator(hypothesis: Hypothesis, tables: Tables, name: str) -> None:
+    """Raises a ValueError if what a generator makes for the first data does not agree with them on its feature."""
+    feature, generator = hypothesis.interpretation[name], hypothesis.samplers[name]
+    assert isinstance(generator, Generator)
+    if not callable(feature.values):
+        raise ValueError(
+            f"sampler of {name!r}: a generator's data are in no dataset, so that the feature must be a function"
+        )
+    few = jax.tree.map(lambda leaf: leaf[:CHECKED], tables.data)
+    n = n_data(few)
+    made = jax.vmap(generator.make)(jax.random.split(jax.random.key(0), n), few)
+    expected, found = (jax.tree.map(lambda leaf: (np.shape(leaf), np.result_type(leaf)), tree) for tree in (few, made))
+    if expected != found:
+        raise ValueError(f"sampler of {name!r}: the generator makes data of another structure: {found}, not {expected}")
+    both = jax.tree.map(lambda a, b: np.concatenate([a, b]), few, made)
+    codes = feature.partition(both, 2 * n, name).codes
+    if (differ := codes[:n] != codes[n:]).any():
+        raise ValueError(
+            f"sampler of {name!r}: what the generator makes for datum {int(differ.argmax())} does not agree with it"
+        )
+
+
 def _sampled(
     hypothesis: Hypothesis,
-    params: Any,
-    data: Any,
+    given: "_Given",
     table: Any,
-    shapes: Any,
-    classes: dict[str, Classes],
     references: jax.Array,
     key: jax.Array,
+    *,
+    apart: bool,
     clip: float,
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """([sample, what `Sums` holds], the data drawn)."""
-    graph = hypothesis.graph
-    root, plan = hypothesis.places(max_places=None)
-    draws = draw(plan, classes, len(jax.tree.leaves(data)[0]), references, key)
+    """([sample, what `Sums` holds], the data drawn, -1 for those that were made)."""
+    graph, params, data = hypothesis.graph, given.params, given.data
+    root, plan = hypothesis.places(max_places=None, apart=apart)
+    generators = {name: made for name, made in hypothesis.samplers.items() if isinstance(made, Generator)}
+    draws = draw(plan, given.classes, generators, data, references, key, given.bits_of)
+    shapes = node_shapes(graph, params, data)
     outputs = Evaluator(graph, params, data, draws, table, shapes).output(root)
     about = jax.tree.map(lambda leaf: take(leaf, references), data)
     losses, correct = scored(graph, outputs, about)
     columns = [jnp.ones_like(losses), losses, jnp.minimum(losses, clip), correct, ~jnp.isfinite(losses)]
-    return jnp.stack([column.astype(jnp.float32) for column in columns], axis=1), draws
+    numbers = jnp.stack([column.astype(jnp.float32) for column in columns], axis=1)
+    return numbers, [jnp.full_like(references, -1) if isinstance(one, Made) else one for one in draws]
 
 
 class _Given(NamedTuple):
@@ -198,36 +329,29 @@ class _Given(NamedTuple):
     params: Any
     data: Any
     tables: Mapping[str, jax.Array]
-    classes: dict[str, Classes]
+    classes: Mapping[str, Classes | Swaps]
     order: jax.Array
     key: jax.Array
+    bits_of: Any
 
 
 def _chunk(
-    hypothesis: Hypothesis,
-    given: _Given,
-    offset: Any,
-    number: Any,
-    *,
-    size: int,
-    clip: float,
+    hypothesis: Hypothesis, given: _Given, offset: Any, number: Any, *, apart: bool, size: int, clip: float
 ) -> tuple[jax.Array, list[jax.Array]]:
     """What `_sampled` gives for `size` samples; the first is about the datum at `offset` of the order."""
-    params, data, tables, classes, order, key = given
-    references = take(order, (offset + jnp.arange(size)) % len(order))
-    shapes = node_shapes(hypothesis.graph, params, data)
+    references = take(given.order, (offset + jnp.arange(size)) % len(given.order))
 
     def table(terms: Terms) -> jax.Array | None:
-        return tables.get(str(terms))
+        return given.tables.get(str(terms))
 
-    chunk_key = jax.random.fold_in(key, number)
-    return _sampled(hypothesis, params, data, table, shapes, classes, references, chunk_key, clip)
-
-
-_one_chunk = jax.jit(_chunk, static_argnames=("hypothesis", "size", "clip"))
+    key = jax.random.fold_in(given.key, number)
+    return _sampled(hypothesis, given, table, references, key, apart=apart, clip=clip)
 
 
-@functools.partial(jax.jit, static_argnames=("hypothesis", "size", "clip"))
+_one_chunk = jax.jit(_chunk, static_argnames=("hypothesis", "apart", "size", "clip"))
+
+
+@functools.partial(jax.jit, static_argnames=("hypothesis", "apart", "size", "clip"))
 def _many_chunks(
     hypothesis: Hypothesis,
     given: _Given,
@@ -236,6 +360,7 @@ def _many_chunks(
     left: Any,
     count: Any,
     *,
+    apart: bool,
     size: int,
     clip: float,
 ) -> jax.Array:
@@ -244,13 +369,16 @@ def _many_chunks(
     n = len(given.order)
 
     def step(i: jax.Array, sums: jax.Array) -> jax.Array:
-        part, draws = _chunk(hypothesis, given, (offset + i * size) % n, first + i, size=size, clip=clip)
+        where = (offset + i * size) % n, first + i
+        part, draws = _chunk(hypothesis, given, *where, apart=apart, size=size, clip=clip)
         return sums.at[draws[0]].add(jnp.where((i * size + jnp.arange(size) < left)[:, None], part, 0))
 
     return jax.lax.fori_loop(0, count, step, jnp.zeros((n, len(dataclasses.fields(Sums)))))
 
 
-def _program(hypothesis: Hypothesis, tables: Tables) -> tuple[list[Terms], int]:
+def _program(
+    hypothesis: Hypothesis, tables: Tables, classes: Mapping[str, Classes | Swaps], apart: bool
+) -> tuple[list[Terms], int]:
     """(the values that a hypothesis looks up, bytes of memory for each sample): found by tracing the program."""
     wanted: dict[Terms, None] = {}
     n, few = tables.n, 127
@@ -260,15 +388,9 @@ def _program(hypothesis: Hypothesis, tables: Tables) -> tuple[list[Terms], int]:
         value = shape_of(tables.shapes, terms)
         return jnp.zeros((n, *value.shape), value.dtype)
 
-    classes = {
-        name: tables.classes(hypothesis.interpretation[name], name)
-        for name, kind in hypothesis.samplers.items() if kind in ("agree", "disagree")
-    }  # fmt: skip
-
     def program(references: jax.Array, key: jax.Array) -> Any:
-        return _sampled(
-            hypothesis, tables.params, tables.data, table, tables.shapes, classes, references, key, clip=0.0
-        )
+        given = _Given(tables.params, tables.data, {}, classes, references, key, None)
+        return _sampled(hypothesis, given, table, references, key, apart=apart, clip=0.0)
 
     jaxpr = jax.make_jaxpr(program)(jax.ShapeDtypeStruct((few,), jnp.int32), jax.random.key(0))
     shapes = [var.aval for eqn in jaxpr.eqns for var in eqn.outvars if few in getattr(var.aval, "shape", ())]

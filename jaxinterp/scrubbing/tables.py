@@ -13,7 +13,7 @@ from jaxinterp.scrubbing.graph import Graph, values
 from jaxinterp.scrubbing.hypothesis import Feature
 from jaxinterp.scrubbing.lookup import Terms, size, take
 from jaxinterp.scrubbing.result import Bounds
-from jaxinterp.scrubbing.samplers import Classes, Partition
+from jaxinterp.scrubbing.samplers import Classes, Kernel, Partition, Swaps
 
 #: Memory for tables, unless said otherwise; and data in one step of the pass that fills them.
 TABLE_BYTES = 2**31
@@ -49,6 +49,7 @@ class Tables:
         self._values: dict[Terms, jax.Array] = {}
         self._partitions: dict[Feature, Partition] = {}
         self._classes: dict[Feature, Classes] = {}
+        self._swaps: dict[tuple[Feature, Kernel], Swaps] = {}
         self._plans: dict[Any, Any] = {}
 
     def values(self, terms: Sequence[Terms]) -> dict[Terms, jax.Array]:
@@ -81,6 +82,14 @@ class Tables:
         if feature not in self._classes:
             self._classes[feature] = jax.device_put(self.partition(feature, name).classes())
         return self._classes[feature]
+
+    def swaps(self, feature: Feature, kernel: Kernel, name: str) -> Swaps:
+        """A kernel over the classes of a feature, as tables to draw from."""
+        if (feature, kernel) not in self._swaps:
+            partition = self.partition(feature, name)
+            swaps = partition.swaps(partition.probabilities(kernel, f"sampler of {name!r}"))
+            self._swaps[feature, kernel] = jax.device_put(swaps)
+        return self._swaps[feature, kernel]
 
     def plan(self, key: Any, make: Callable[[], Any]) -> Any:
         """What was made for this key before, or is now."""

@@ -4,21 +4,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from literal import candidates, expected, random_hypothesis, scrubbed
+from literal import chances, expected, random_hypothesis, scrubbed
 
 import jaxinterp as ji
+from jaxinterp.scrubbing.runner import make_ready, run_ready
 from jaxinterp.scrubbing.samplers import Draw, Partition, draw
 
 KEY = jax.random.key(0)
 
 
-def check_draw_by_draw(seed, n=24):
+def check_draw_by_draw(seed, n=24, *, apart=False):
     """Each sample's value is that of the recursion with the same draws, and each draw is one that may be."""
     hypothesis, params, data = random_hypothesis(np.random.default_rng(seed), n=9)
-    result = ji.scrub(hypothesis, params, data, num_samples=n, key=jax.random.key(seed), keep_samples=True)
+    ready = make_ready(hypothesis, params, data, apart=apart)
+    result = run_ready(ready, n, jax.random.key(seed), keep_samples=True)
     labels = list(result.samples.draw.values)
     for sample in range(n):
         drawn = dict(zip(labels, result.samples.datum.values[sample], strict=True))
+        if apart and hypothesis.unimportant == "together":
+            for label, datum in list(drawn.items()):
+                place, _, node = label.partition(": ")
+                assert not node or drawn.setdefault(f"{place}: others", datum) == datum
 
         def of(path, drawn=drawn):
             # an exact draw is that of the reader
@@ -30,7 +36,7 @@ def check_draw_by_draw(seed, n=24):
         np.testing.assert_allclose(result.samples.loss[sample], value, rtol=1e-4, atol=1e-5)
         for path in places(hypothesis):
             reader = path.rpartition("/")[0]
-            assert of(path) in candidates(hypothesis, data, path.rpartition("/")[2], of(reader or "reference"))
+            assert chances(hypothesis, data, path.rpartition("/")[2], of(reader or "reference"))[of(path)] > 0
 
 
 def places(hypothesis, feature=None, path=""):
@@ -52,9 +58,9 @@ def check_expectation(seed):
     assert abs(result.loss - expected(hypothesis, params, data)) <= 4 * error + 1e-5
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_samples_are_those_of_the_recursion(seed):
-    check_draw_by_draw(seed)
+@pytest.mark.parametrize(("seed", "apart"), [(1, False), (2, True), (3, False)])
+def test_samples_are_those_of_the_recursion(seed, apart):
+    check_draw_by_draw(seed, apart=apart)
 
 
 @pytest.mark.parametrize("seed", [4, 5])
@@ -162,14 +168,14 @@ def test_losses_that_are_not_finite_are_counted(toy):
 def test_equal_draws_everywhere_are_uniform():
     codes = Partition.of([0, 1, 1, 1, 0, 2, 2, 2, 2, 2], 10, "").classes()
     plan = [
-        Draw("reference", 0, "", ""),
-        Draw("agree", 0, "f", ""),
-        Draw("disagree", 0, "f", ""),
-        Draw("unconditional", 0, "", ""),
+        Draw("reference", 0, "", "", "", ""),
+        Draw("agree", 0, "f", "", "", ""),
+        Draw("disagree", 0, "f", "", "", ""),
+        Draw("unconditional", 0, "", "", "", ""),
     ]
     n = 40_000
     for reference, own in ((1, {1, 2, 3}), (7, {5, 6, 7, 8, 9})):
-        _, agree, other, any_ = draw(plan, {"f": jax.device_put(codes)}, 10, jnp.full(n, reference), KEY)
+        _, agree, other, any_ = draw(plan, {"f": jax.device_put(codes)}, {}, jnp.zeros(10), jnp.full(n, reference), KEY)
         for found, allowed in ((agree, own), (other, set(range(10)) - own), (any_, set(range(10)))):
             counts = np.bincount(found, minlength=10)
             assert set(np.flatnonzero(counts)) == allowed
@@ -268,7 +274,7 @@ def test_what_cannot_be_run_is_told(toy):
 def test_samples_are_those_of_the_recursion_in_many():
     for seed in range(100, 160):
         jax.clear_caches()
-        check_draw_by_draw(seed)
+        check_draw_by_draw(seed, apart=bool(seed % 2))
 
 
 @pytest.mark.slow
