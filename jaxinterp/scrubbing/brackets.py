@@ -54,6 +54,7 @@ def bracket_claims(
     roles: Roles | None = None,
     start: bool = True,
     phi: bool = False,
+    adjusted: bool = False,
     through: tuple[str, ...] = (),
 ) -> Hypothesis:
     """A claim about a classifier of brackets, to be scrubbed on data such as `ji.tasks.brackets` makes.
@@ -66,8 +67,10 @@ def bracket_claims(
         reads at each position whether the horizon is met there.
       roles: of the heads.
       start: whether the count heads are claimed to tell also whether the first bracket is "(" (claim 1b).
-      through: MLPs by which the output is claimed to read the heads as well as directly, such as ("m2",).
       phi: for "+2": whether what that head writes is claimed to be linear in the share of "(" (claim 2b).
+      adjusted: for "+3": whether the share of "(" from each position on is the one that the head of layer 0 sees, which
+        attends to brackets before the position too (claim 3b; `adjusted_proportion`).
+      through: MLPs by which the output is claimed to read the heads as well as directly, such as ("m2",).
 
     Example:
       >>> from jaxinterp.scrubbing.brackets import bracket_claims
@@ -114,12 +117,17 @@ def bracket_claims(
     if three:
         graph = split_positions(graph, f"{horizon_head}.in")
         n_pos = np.shape(data.tokens)[1]
+        share_of = adjusted_proportion(model, params, data, roles.proportion) if adjusted else open_proportion
+
+        def classes(tokens: np.ndarray) -> np.ndarray:
+            return horizon_classes(tokens, share_of(tokens))
+
         for i in range(n_pos):
-            interpretation[f"horizon at {i}"] = Feature(lambda data, i=i: horizon_classes(data.tokens)[:, i])
+            interpretation[f"horizon at {i}"] = Feature(lambda data, i=i: classes(np.asarray(data.tokens))[:, i])
             correspondence[f"horizon at {i}"] = f"{horizon_head}.in@{i}"
         interpretation["length"] = Feature(_of_tokens(lambda tokens: (tokens >= OPEN).sum(1)))
         correspondence["length"] = "mask"
-        everywhere = _of_tokens(lambda tokens: np.all(horizon_classes(tokens) >= 0, axis=1))
+        everywhere = _of_tokens(lambda tokens: np.all(classes(tokens) >= 0, axis=1))
         interpretation["horizon"] = Feature(everywhere, (*(f"horizon at {i}" for i in range(n_pos)), "length"))
     else:
         interpretation["horizon"] = Feature(_of_tokens(horizon))
@@ -161,6 +169,50 @@ def _share_direction(model: Transformer, params: Params, head: tuple[int, int]) 
     _, cache = model.apply(params, tokens, capture=("v",))
     written = cache["v"][layer, :, places, number // config.groups].mean(0) @ params["W_O"][layer, number]
     return np.asarray((written[0] - written[1]) / 2)
+
+
+def adjusted_proportion(
+    model: Transformer, params: Params, data: Any, head: tuple[int, int]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The share of "(" that a head sees from each position (causal scrubbing on a paren balance checker, claim 3b).
+
+    The head's attention from a position is averaged over strings of one length, once over brackets to the left and once
+    over the others; with these as weights, normalised, the share is that of "(" among all brackets.
+
+    Args:
+      data: strings whose attention is averaged, with `tokens` and `mask`.
+      head: (layer, head).
+
+    Returns:
+      A function of int[batch, pos] tokens that gives float64[batch, pos]; NaN for strings without brackets or of a
+      length that `data` lacks.
+    """
+    n_pos = np.shape(data.tokens)[1]
+    place = np.arange(n_pos)
+    right = place[None] >= place[:, None]  # [query, key]
+    seen, brackets = np.zeros((n_pos + 1, n_pos, 2)), np.zeros((n_pos + 1, n_pos, 2))
+
+    def sides(weights: np.ndarray, is_bracket: np.ndarray) -> np.ndarray:
+        """[batch, query, key] summed over brackets to the left, and over the others: [batch, query, 2]."""
+        own = weights * is_bracket[:, None]
+        return np.stack([(own * ~right).sum(-1), (own * right).sum(-1)], axis=-1)
+
+    for at in range(0, len(data.tokens), 500):
+        tokens, mask = (np.asarray(each[at : at + 500]) for each in (data.tokens, data.mask))
+        _, cache = model.apply(params, tokens, mask=mask, capture=("pattern",))
+        is_bracket, length = tokens >= OPEN, (tokens >= OPEN).sum(1)
+        np.add.at(seen, length, sides(np.asarray(cache["pattern"][head[0]][:, head[1]]), is_bracket))
+        np.add.at(brackets, length, sides(np.ones((len(tokens), n_pos, n_pos)), is_bracket))
+    weight = np.divide(seen, brackets, out=np.zeros_like(seen), where=brackets > 0)
+
+    def proportion(tokens: np.ndarray) -> np.ndarray:
+        own = weight[(tokens >= OPEN).sum(1)]
+        ones = np.ones((len(tokens), n_pos, n_pos), np.float32)
+        opened, every = (np.einsum("bqs,bqs->bq", own, sides(ones, tokens >= OPEN if which else tokens == OPEN))
+                         for which in (0, 1))  # fmt: skip
+        return np.divide(opened, every, out=np.full(opened.shape, np.nan), where=every > 0)
+
+    return proportion
 
 
 def _of_tokens(feature: Callable[[np.ndarray], Any]) -> Callable[[Any], np.ndarray]:

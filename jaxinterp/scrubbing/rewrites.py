@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxinterp.scrubbing.graph import Graph, Node, check_equal
+from jaxinterp.scrubbing.transformer import Attention
 
 
 def hide(graph: Graph, names: Iterable[str], *, reader: str | None = None) -> Graph:
@@ -147,6 +149,65 @@ def split_estimate(
       ('y.estimate', 'y.rest')
     """
     return _estimate(graph, name, label, estimate, tuple(parents), by_row=False)
+
+
+def split_sources(graph: Graph, name: str, sources: Mapping[str, int] | None = None) -> Graph:
+    """A head's output as a sum over where it attends to: nodes `name.source`, each with the whole pattern's weights.
+
+    Args:
+      name: a node of `transformer_graph` for attention, of a head or of a layer.
+      sources: `{source: offset}`, how many positions before the query each is; by default "current" 0 and "previous" 1.
+        "rest" is all other positions.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> graph = rewrites.split_sources(ji.scrubbing.transformer_graph(model, params, tokens), "a0.h1")
+      >>> graph.parents("a1.h0")[:5]
+      ('embed', 'a0.h0', 'a0.h1.current', 'a0.h1.previous', 'a0.h1.rest')
+    """
+    attention = _attention(graph, name)
+    sources = {"current": 0, "previous": 1} if sources is None else sources
+    if "rest" in sources:
+        raise ValueError("sources: 'rest' is what no other source names")
+    if len(set(sources.values())) < len(sources) or any(type(offset) is not int for offset in sources.values()):
+        raise ValueError(f"sources must be different whole numbers of positions, got {dict(sources)}")
+    place = np.arange(attention.parts.n_pos)
+    before = place[:, None] - place
+    kept = {source: before == offset for source, offset in sources.items()}
+    kept["rest"] = ~np.isin(before, list(sources.values()))
+    old = graph.nodes[name]
+    nodes = {
+        f"{name}.{source}": dataclasses.replace(old, fn=dataclasses.replace(attention, kept=own))
+        for source, own in kept.items()
+    }
+    return _replaced(graph, name, nodes, Node(None, tuple(nodes), "sum"), keep=False)
+
+
+def split_identity(graph: Graph, name: str) -> Graph:
+    """A head's output as what it would be if each position attended to itself, `name.identity`, plus `name.rest`.
+
+    Args:
+      name: a node of `transformer_graph` for attention, of a head or of a layer.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> graph = rewrites.split_identity(ji.scrubbing.transformer_graph(model, params, tokens), "a0.h1")
+      >>> graph.parents("a1.h0")[:4]
+      ('embed', 'a0.h0', 'a0.h1.identity', 'a0.h1.rest')
+    """
+    attention = _attention(graph, name)
+    value = graph.nodes[name].parents[2]
+    return _estimate(graph, name, "identity", attention.identity, (value,), by_row=True)
+
+
+def _attention(graph: Graph, name: str) -> Attention:
+    graph.check_node(name, "name")
+    fn = graph.nodes[name].fn
+    if not isinstance(fn, Attention):
+        raise ValueError(f"{name!r} is no attention of a transformer_graph")
+    if fn.kept is not None:
+        raise ValueError(f"{name!r} is already a part of attention; split the head itself")
+    return fn
 
 
 def _estimate(

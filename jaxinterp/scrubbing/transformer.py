@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinterp.model.attention import attend, layer_data, project
 from jaxinterp.model.block import mlp_output
@@ -102,7 +103,7 @@ def transformer_graph(
                 nodes[f"{name}.{kind}"] = Node(parts.project(layer, head, kind), (reads, *also), by_row=by_row)
                 hidden.add(f"{name}.{kind}")
             read_by = (*(f"{name}.{kind}" for kind in "qkv"), *masks)
-            nodes[name] = Node(parts.attend(layer, head), read_by, by_row=(True, *(False for _ in read_by[1:])))
+            nodes[name] = Node(Attention(parts, layer, head), read_by, by_row=(True, *(False for _ in read_by[1:])))
             written.append(name)
         if "b_O" in params:
             nodes[f"a{layer}.b_O"] = Node(parts.constant("b_O", layer), by_row=())
@@ -219,19 +220,6 @@ class _Parts:
 
         return fn
 
-    def attend(self, layer: int, head: int | None) -> Callable[..., jax.Array]:
-        data = {name: jnp.asarray(stacked[layer]) for name, stacked in layer_data(self.config).items()}
-
-        def fn(
-            params: Params, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, *, rows: Any = None
-        ) -> jax.Array:
-            geometry = Geometry(1, self.n_pos, None if mask is None else mask[None])
-            seen = geometry._replace(rows=self._index(rows))
-            z, _ = attend(self.of_heads(head), data, q[None], k[None], v[None], seen, geometry, self.tap)
-            return jnp.einsum("phf,hfd->pd", z[0], self.weights(params, layer, head)["W_O"])
-
-        return fn
-
     def mlp(self, layer: int) -> Callable[..., jax.Array]:
         def fn(params: Params, x: jax.Array, *, rows: Any = None) -> jax.Array:
             return mlp_output(self.config, self.weights(params, layer), x[None], self.tap)[0]
@@ -244,3 +232,53 @@ class _Parts:
             return logits[0] if one else logits
 
         return fn
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attention:
+    """What a head (or a layer's heads) adds to the stream: the function of its node.
+
+    Attributes:
+      kept: bool[query, key]: sources from which it is added; None for all. Attention is normalised over all.
+    """
+
+    parts: _Parts
+    layer: int
+    head: int | None
+    kept: np.ndarray | None = None
+
+    def __call__(
+        self, params: Params, q: Any, k: Any, v: Any, mask: Any = None, *, rows: np.ndarray | None = None
+    ) -> jax.Array:
+        """[rows, d_model], from queries, keys and values [pos, head, d_head]."""
+        own = self.parts.of_heads(self.head)
+        data = {name: jnp.asarray(stacked[self.layer]) for name, stacked in layer_data(self.parts.config).items()}
+        geometry = Geometry(1, self.parts.n_pos, None if mask is None else mask[None])
+        seen = geometry._replace(rows=None if rows is None else jnp.asarray(rows))
+        tap = self.parts.tap if self.kept is None else _Sources(self.kept if rows is None else self.kept[rows])
+        z, _ = attend(own, data, q[None], k[None], v[None], seen, geometry, tap)
+        return self.written(params, z[0])
+
+    def written(self, params: Params, z: jax.Array) -> jax.Array:
+        """[pos, head, d_head] as it is added to the stream."""
+        return jnp.einsum("phf,hfd->pd", z, self.parts.weights(params, self.layer, self.head)["W_O"])
+
+    def identity(self, params: Params, v: jax.Array, *, rows: Any = None) -> jax.Array:
+        """What it would add if every position attended to itself alone."""
+        groups = self.parts.config.groups if self.head is None else 1
+        return self.written(params, jnp.repeat(v, groups, axis=1))
+
+
+class _Sources:
+    """A tap that leaves out attention to some sources."""
+
+    def __init__(self, kept: np.ndarray) -> None:
+        self.kept = kept
+
+    def __call__(self, name: str, x: jax.Array) -> jax.Array:
+        return x * self.kept if name == "pattern" else x
+
+    edit = __call__
+
+    def wants(self, *names: str) -> bool:
+        return False

@@ -222,11 +222,14 @@ def balanced(tokens: Any) -> np.ndarray:
     return (proportion[:, 0] == 0.5) & np.all(~(proportion > 0.5), axis=1)
 
 
-def horizon_classes(tokens: Any) -> np.ndarray:
+def horizon_classes(tokens: Any, proportion: np.ndarray | None = None) -> np.ndarray:
     """What each position tells of the horizon, in five classes: int32[batch, pos].
 
     0 at padding; at `<end>` 1 if the last bracket is ")", else -1; elsewhere 2 if `p_i <= 0.5`, else -2. The
     horizon is met exactly where no position is negative.
+
+    Args:
+      proportion: `p_i`, float[batch, pos], by default `open_proportion(tokens)`.
 
     Example:
       >>> from jaxinterp.tasks.brackets import horizon_classes, tokenize_brackets
@@ -234,7 +237,8 @@ def horizon_classes(tokens: Any) -> np.ndarray:
       [[2, 2, 2, 2, 1, 0], [2, 2, 2, -2, -1, 0]]
     """
     tokens = np.asarray(tokens)
-    classes = np.where(open_proportion(tokens) > 0.5, -2, 2).astype(np.int32)
+    proportion = open_proportion(tokens) if proportion is None else proportion
+    classes = np.where(proportion > 0.5, -2, 2).astype(np.int32)
     after_close = np.roll(tokens, 1, axis=1) == CLOSE
     classes = np.where(tokens == END, np.where(after_close, 1, -1), classes)
     return np.where(tokens == PAD, 0, classes).astype(np.int32)

@@ -24,6 +24,10 @@ def check_forward(config, side, heads, inputs):
     np.testing.assert_allclose(jax.jit(jax.vmap(lambda datum: whole(params, datum)))(data), expected, **close)
     graph = transformer_graph(model, params, data, read=-1, heads=heads, inputs=inputs)
     graph = rewrites.split_positions(graph, "embed", {"some": [3, 1]})
+    first = "a0.h0" if heads else "a0"
+    last = f"a{config.n_layers - 1}" + (f".h{config.n_heads - 1}" if heads else "")
+    graph = rewrites.split_sources(graph, first, {"current": 0, "next": -1})
+    graph = graph if first == last else rewrites.split_identity(graph, last)
     last = jax.jit(jax.vmap(lambda datum: graph(params, datum)))(data)
     np.testing.assert_allclose(last, expected[:, -1], **close)
 
@@ -124,3 +128,43 @@ def test_what_is_no_node_is_told():
         ji.Node(None, ("input",))
     with pytest.raises(ValueError, match="by_row has 2 entries for 1 parents"):
         ji.Node(lambda _, x: x, ("input",), by_row=(True, False))
+
+
+def test_attention_comes_apart_by_source():
+    """Parts are the forward's with the rest of the pattern at zero, and the identity's with the pattern replaced."""
+    config = ji.TransformerConfig(n_layers=2, d_model=16, n_heads=4, n_kv_heads=2, d_vocab=11, n_ctx=6)
+    model = ji.Transformer(config)
+    params = random_params(model)
+    tokens = np.random.default_rng(0).integers(0, 11, (3, 6))
+    graph = transformer_graph(model, params, tokens)
+    parts = rewrites.split_sources(graph, "a1.h1")
+    ones = rewrites.split_identity(graph, "a1.h1")
+    place = np.arange(6)
+    before = place[:, None] - place
+
+    def result(change):
+        edits = {"pattern": ji.apply_fn(change, where=ji.at(layer=1, head=1))}
+        return model.apply(params, tokens, interventions=edits, capture=("result",))[1]["result"][1, :, :, 1]
+
+    for graph, name, expected in (
+        (parts, "current", lambda pattern: pattern * (before == 0)),
+        (parts, "previous", lambda pattern: pattern * (before == 1)),
+        (parts, "rest", lambda pattern: pattern * (before > 1)),
+        (ones, "identity", lambda pattern: jnp.broadcast_to(jnp.eye(6), pattern.shape)),
+    ):
+        found = jax.vmap(lambda datum, name=name, graph=graph: graph.value(params, datum, f"a1.h1.{name}"))(tokens)
+        np.testing.assert_allclose(found, result(expected), atol=1e-5, err_msg=name)
+
+
+def test_what_has_no_sources_is_told():
+    model = ji.Transformer(ji.TransformerConfig(n_layers=1, d_model=8, n_heads=2, d_vocab=5, n_ctx=4))
+    graph = transformer_graph(model, model.init(jax.random.key(0)), np.zeros((2, 4), int))
+    with pytest.raises(ValueError, match="'m0' is no attention"):
+        rewrites.split_identity(graph, "m0")
+    with pytest.raises(ValueError, match="'rest' is what no other source names"):
+        rewrites.split_sources(graph, "a0.h0", {"rest": 2})
+    with pytest.raises(ValueError, match="different whole numbers"):
+        rewrites.split_sources(graph, "a0.h0", {"a": 1, "b": 1})
+    parts = rewrites.split_sources(graph, "a0.h0")
+    with pytest.raises(ValueError, match="already a part of attention"):
+        rewrites.split_sources(parts, "a0.h0.rest")
