@@ -41,10 +41,12 @@ class Tables:
 
     def __init__(self, graph: Graph, params: Any, dataset: Any, *, max_bytes: int | None = None) -> None:
         self.n = n_data(dataset)
-        self.graph, self.params, self.dataset = graph, params, dataset
+        self.graph, self.dataset = graph, dataset
+        # NumPy arrays cannot be indexed by what is traced
+        self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, params)
         self.data = jax.tree.map(jnp.asarray, dataset)
         self.max_bytes = TABLE_BYTES if max_bytes is None else max_bytes
-        self.shapes = node_shapes(graph, params, self.data)
+        self.shapes = node_shapes(graph, self.params, self.data)
         self.fingerprint = fingerprint(params, dataset)
         self._values: dict[Terms, jax.Array] = {}
         self._partitions: dict[Feature, Partition] = {}

@@ -57,6 +57,7 @@ def transformer_graph(
     """
     config = model.config
     check_params(config, params)
+    params = jax.tree.map(jnp.asarray, params)
     if inputs not in (None, "stream", "qkv"):
         raise ValueError(f"inputs must be None, 'stream' or 'qkv', got {inputs!r}")
     if heads and config.qk_norm == "all":
