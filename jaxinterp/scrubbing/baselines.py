@@ -12,7 +12,7 @@ from jaxinterp.scrubbing.graph import Graph, values
 from jaxinterp.scrubbing.hypothesis import Hypothesis
 from jaxinterp.scrubbing.lookup import Evaluator, take
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
-from jaxinterp.scrubbing.runner import ITSELF, Ready, check_run, make_ready, run_ready
+from jaxinterp.scrubbing.runner import ITSELF, Known, Ready, check_run, make_ready, run_ready
 from jaxinterp.scrubbing.tables import PASS, Tables, first, n_data, node_shapes, scored
 
 ABLATIONS = ("zero", "mean")
@@ -134,7 +134,7 @@ def _with_constants(
 
     def step(at: jax.Array) -> tuple[jax.Array, jax.Array]:
         draws = [at] * len(plan)
-        evaluator = Evaluator(graph, params, data, draws, lambda terms: known.get(str(terms)), shapes, constants)
+        evaluator = Evaluator(graph, params, data, draws, Known(known), shapes, constants)
         return scored(graph, evaluator.output(root), jax.tree.map(lambda leaf: take(leaf, at), data))
 
     return tuple(part.reshape(-1)[:n] for part in jax.lax.map(step, jnp.asarray(_in_steps(n)[0])))

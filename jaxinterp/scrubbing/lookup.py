@@ -2,13 +2,17 @@
 
 A value that depends on a single datum is in a table, made by one ordinary pass over the dataset; only what mixes
 several data is computed. Values stay unfinished until somebody needs their numbers: `Look` (found in a table, as a sum
-of rows of nodes), `Parts` (rows of different origin), or `Known` (numbers). Functions that work row by row pass through
-`Parts`, so that of a stream in which one position is resampled only that position's keys are computed anew.
+of rows of nodes), `Parts` (rows of different origin), `Joint` (of several data, of which all but one have few different
+values, such as the embedding at a position that holds one of two tokens: in a table as well, of all combinations), or
+`Known` (numbers). Functions that work row by row pass through `Parts`, so that of a stream in which one position is
+resampled only that position's keys are computed anew.
 """
 
+import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +22,9 @@ from jaxinterp.scrubbing.graph import Graph, Node, Rows, computed, needs, summed
 
 #: What a table holds: the sum of some rows of nodes, `((name, rows), ...)`.
 Terms = tuple[tuple[str, Rows], ...]
+
+#: Data of a `Joint` have at most so many different values together, but for the one that may have any number.
+COMBINATIONS = 16
 
 
 class Look(NamedTuple):
@@ -39,7 +46,48 @@ class Parts(NamedTuple):
     groups: tuple[tuple[tuple[int, ...], Any], ...]
 
 
-Lazy = Look | Known | Parts
+@dataclasses.dataclass(frozen=True, eq=False)
+class Expression:
+    """How a value follows from others: a `Look`, a node's function, rows put together or chosen, a sum."""
+
+    what: Look | tuple[Any, ...]
+    arguments: tuple["Expression", ...]
+    looks: tuple[Look, ...]
+
+
+class Joint(NamedTuple):
+    """A value that follows from the data of several draws, in ascending order."""
+
+    expression: Expression
+    data: tuple[int, ...]
+
+
+Lazy = Look | Known | Parts | Joint
+
+
+class Combined(NamedTuple):
+    """What a table of combinations holds, and of which data.
+
+    Attributes:
+      value: `value(params, the data) -> the value`, for one datum of each draw.
+      distinct: for each draw, by what its data are told apart; None where each counts.
+    """
+
+    value: Callable[[Any, Sequence[Any]], Any]
+    distinct: tuple[tuple[Terms, ...] | None, ...]
+
+
+class Library(Protocol):
+    """Where tables come from."""
+
+    def table(self, terms: Terms) -> jax.Array | None:
+        """[datum, ...], or None where there is none and the value is computed from the datum."""
+
+    def distinct(self, terms: tuple[Terms, ...]) -> tuple[Any, Any] | None:
+        """(the number of each datum's value, a datum for each value), if these terms have few different values."""
+
+    def combined(self, name: str, what: Combined) -> jax.Array | None:
+        """[combination, ...], the last draw's datum fastest; None where there is none and the value is computed."""
 
 
 class Place(NamedTuple):
@@ -61,7 +109,7 @@ class Evaluator:
 
     Args:
       data: leaves lead with datum. draws: int[sample], or `Made` data, for each number of a draw.
-      table: `terms -> [datum, ...]`, or None where there is no table and the value is computed from the datum.
+      library: where tables come from.
       shapes: `{node: shape and dtype}` for one datum.
       constants: values that nodes have wherever they are not claimed to matter, whatever was drawn.
     """
@@ -72,14 +120,15 @@ class Evaluator:
         params: Any,
         data: Any,
         draws: Sequence[Any],
-        table: Callable[[Terms], jax.Array | None],
+        library: Library,
         shapes: Mapping[str, Any],
         constants: Mapping[str, Any] | None = None,
     ) -> None:
         self.graph, self.params, self.data, self.draws = graph, params, data, draws
-        self.table, self.shapes, self.constants = table, shapes, constants or {}
+        self.library, self.shapes, self.constants = library, shapes, constants or {}
         self.values: dict[tuple[int, str, Rows], Lazy] = {}
-        self.found: dict[Look, Any] = {}
+        self.found: dict[Look | Expression, Any] = {}
+        self.expressions: dict[Any, Expression] = {}
 
     def output(self, root: Place) -> jax.Array:
         """The root's value: [sample, ...]."""
@@ -146,6 +195,8 @@ class Evaluator:
             data = {a.datum for a in own if isinstance(a, Look)} - {None}
             if all(isinstance(a, Look) for a in own) and len(data) <= 1:
                 found.append((group, Look(((name, group),), data.pop() if data else None)))
+            elif joint := self._joint(("node", name, group), own):
+                found.append((group, joint))
             else:
                 mixed += group
         if mixed:
@@ -154,19 +205,67 @@ class Evaluator:
             found.append((rest, self._computed(name, node, own, rest)))
         return found[0][1] if len(found) == 1 else Parts(tuple(found))
 
-    def _computed(self, name: str, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Known:
+    def _computed(self, name: str, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Known | Joint:
+        if joint := self._joint(("node", name, rows), arguments):
+            return joint
         if node.kind == "sum":
             return Known(summed([self.numbers(term) for term in self._by_datum(arguments)]))
+        return Known(self._of_samples(node, arguments, rows))
+
+    def _of_samples(self, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Any:
         batched = [None if isinstance(a, Look) and a.datum is None else 0 for a in arguments]
         numbers = [self.numbers(argument) for argument in arguments]
 
         def one(*arguments: Any) -> Any:
             return computed(node, self.params, arguments, rows)
 
-        return Known(jax.vmap(one, in_axes=batched)(*numbers))
+        return jax.vmap(one, in_axes=batched)(*numbers)
+
+    def _joint(self, what: tuple[Any, ...], arguments: Sequence[Lazy]) -> Joint | None:
+        """A value that follows from data of which all but one have few different values; else None."""
+        found = [self._expression_of(argument) for argument in arguments]
+        if None in found:
+            return None
+        expression = self._expression(what, tuple(one for one in found if one is not None))
+        data = tuple(sorted({look.datum for look in expression.looks if look.datum is not None}))
+        return Joint(expression, data) if len(data) > 1 and self._distinct(expression, data) else None
+
+    def _distinct(self, expression: Expression, data: Sequence[int]) -> tuple[tuple[Terms, ...] | None, ...] | None:
+        """By what each draw's data are told apart; None if too many have many values."""
+        if len(data) > 1 + math.log2(COMBINATIONS) or not all(self._is_found(datum) for datum in data):
+            return None
+        told: list[tuple[Terms, ...] | None] = []
+        combinations = 1
+        for datum in data:
+            terms = tuple(sorted({look.terms for look in expression.looks if look.datum == datum}, key=str))
+            few = self.library.distinct(terms)
+            told.append(None if few is None else terms)
+            combinations *= 1 if few is None else len(few[1])
+        return tuple(told) if told.count(None) <= 1 and combinations <= COMBINATIONS else None
+
+    def _expression_of(self, lazy: Lazy) -> Expression | None:
+        if isinstance(lazy, Look):
+            return self._expression(lazy, ())
+        if isinstance(lazy, Joint):
+            return lazy.expression
+        if isinstance(lazy, Known):
+            return None
+        parts = [self._expression_of(part) for _, part in lazy.groups]
+        if None in parts:
+            return None
+        rows = tuple(rows for rows, _ in lazy.groups)
+        return self._expression(("parts", rows), tuple(part for part in parts if part is not None))
+
+    def _expression(self, what: Any, arguments: tuple[Expression, ...]) -> Expression:
+        """One object for equal expressions."""
+        key = what, *map(id, arguments)
+        if key not in self.expressions:
+            looks = (what,) if isinstance(what, Look) else dict.fromkeys(look for a in arguments for look in a.looks)
+            self.expressions[key] = Expression(what, arguments, tuple(looks))
+        return self.expressions[key]
 
     def _by_datum(self, terms: Sequence[Lazy]) -> list[Lazy]:
-        """The terms of a sum, those of one datum together, so that they are summed in their table."""
+        """The terms of a sum, those of one datum together, or of one combination, so that a table holds their sum."""
         together: dict[int | None, Terms] = {}
         others: list[Lazy] = []
         for term in terms:
@@ -178,7 +277,16 @@ class Evaluator:
             free = together.pop(None)
             first = next(iter(together))
             together[first] = (*together[first], *free)
-        return [Look(tuple(sorted(terms, key=str)), datum) for datum, terms in together.items()] + others
+        left: list[Lazy] = [Look(tuple(sorted(terms, key=str)), datum) for datum, terms in together.items()]
+        for joint in [other for other in others if isinstance(other, Joint)]:
+            others.remove(joint)
+            for term in list(left):
+                data = {term.datum} if isinstance(term, Look) else set(term.data) if isinstance(term, Joint) else {-1}
+                if data <= {None, *joint.data} and (both := self._joint(("sum",), [joint, term])):
+                    left.remove(term)
+                    joint = both
+            left.append(joint)
+        return left + others
 
     def _restrict(self, lazy: Lazy, have: tuple[int, ...], wanted: tuple[int, ...]) -> Lazy:
         """Some of the rows of a value that holds rows `have`."""
@@ -194,6 +302,8 @@ class Evaluator:
             return Look(terms, lazy.datum)
         if isinstance(lazy, Known):
             return Known(lazy.array[:, np.array(where)])
+        if isinstance(lazy, Joint):
+            return Joint(self._expression(("rows", tuple(where)), (lazy.expression,)), lazy.data)
         groups = []
         for some, part in lazy.groups:
             if own := tuple(row for row in some if row in wanted):
@@ -206,9 +316,70 @@ class Evaluator:
             return lazy.array
         if isinstance(lazy, Parts):
             return self._together(lazy)
+        if isinstance(lazy, Joint):
+            if lazy.expression not in self.found:
+                self.found[lazy.expression] = self._combined(lazy)
+            return self.found[lazy.expression]
         if lazy not in self.found:
             self.found[lazy] = self._looked_up(lazy)
         return self.found[lazy]
+
+    def _combined(self, joint: Joint) -> Any:
+        distinct = self._distinct(joint.expression, joint.data)
+        assert distinct is not None
+        place = {datum: i for i, datum in enumerate(joint.data)}
+
+        def value(params: Any, data: Sequence[Any]) -> Any:
+            known: dict[Expression, Any] = {}
+
+            def of(expression: Expression) -> Any:
+                if expression not in known:
+                    known[expression] = found(expression)
+                return known[expression]
+
+            def found(expression: Expression) -> Any:
+                what = expression.what
+                if isinstance(what, Look):
+                    datum = None if what.datum is None else data[place[what.datum]]
+                    return summed(values(self.graph, params, datum, what.terms))
+                arguments = [of(argument) for argument in expression.arguments]
+                if what[0] == "node":
+                    return computed(self.graph.nodes[what[1]], params, arguments, what[2])
+                return _arranged(what, arguments, axis=0)
+
+            return of(joint.expression)
+
+        table = self.library.combined(_name(joint.expression, place), Combined(value, distinct))
+        if table is None:
+            return self._of_expression(joint.expression)
+        at: Any = 0
+        for datum, terms in zip(joint.data, distinct, strict=True):
+            if terms is None:
+                at = at * len(jax.tree.leaves(self.data)[0]) + self.draws[datum]
+                continue
+            few = self.library.distinct(terms)
+            assert few is not None
+            at = at * len(few[1]) + take(jnp.asarray(few[0]), self.draws[datum])
+        return take(table, at)
+
+    def _of_expression(self, expression: Expression) -> Any:
+        """Its numbers where no table holds them: [sample, ...]."""
+        if isinstance(expression.what, Look):
+            return self.numbers(expression.what)
+        if expression not in self.found:
+            arguments: list[Lazy] = [
+                each.what if isinstance(each.what, Look) else Known(self._of_expression(each))
+                for each in expression.arguments
+            ]
+            if expression.what[0] == "node":
+                _, name, rows = expression.what
+                self.found[expression] = self._of_samples(self.graph.nodes[name], arguments, rows)
+            elif expression.what[0] == "parts":
+                self.found[expression] = self._together(Parts(tuple(zip(expression.what[1], arguments, strict=True))))
+            else:
+                numbers = [self.numbers(argument) for argument in arguments]
+                self.found[expression] = _arranged(expression.what, numbers, axis=1)
+        return self.found[expression]
 
     def _looked_up(self, look: Look) -> Any:
         if look.datum is None:
@@ -216,7 +387,7 @@ class Evaluator:
         at = self.draws[look.datum]
         found = self._is_found(look.datum)
         whole = look.terms == ((self.graph.input, None),)
-        if found and not whole and (table := self.table(look.terms)) is not None:
+        if found and not whole and (table := self.library.table(look.terms)) is not None:
             return take(table, at)
         data = jax.tree.map(lambda leaf: take(leaf, at), self.data) if found else at.data
         if whole:
@@ -245,7 +416,7 @@ class Evaluator:
         for name, looks in by_node.items():
             # rows of one table at different data: one gather
             own = tuple(look.terms[0][1][0] for _, look in looks)  # type: ignore[index]
-            table = self.table(((name, own),))
+            table = self.library.table(((name, own),))
             if table is None:
                 arrays += [self.numbers(look) for _, look in looks]
             else:
@@ -261,6 +432,37 @@ def _renumbered(lazy: Lazy, own: Mapping[int, int]) -> Lazy:
     if not isinstance(lazy, Parts):
         return lazy
     return Parts(tuple((tuple(own[row] for row in rows), part) for rows, part in lazy.groups))
+
+
+def _arranged(what: tuple[Any, ...], arguments: Sequence[Any], axis: int) -> Any:
+    """Rows (along an axis) put together or chosen, or a sum."""
+    if what[0] == "sum":
+        return summed(arguments)
+    if what[0] == "rows":
+        return jnp.take(arguments[0], np.array(what[1]), axis=axis)
+    order = [row for rows in what[1] for row in rows]
+    wide = max((argument.shape for argument in arguments), key=len)
+    parts = [
+        jnp.broadcast_to(argument, (*wide[:axis], len(rows), *wide[axis + 1 :]))
+        for argument, rows in zip(arguments, what[1], strict=True)
+    ]
+    return jnp.take(jnp.concatenate(parts, axis=axis), np.argsort(order), axis=axis)
+
+
+def _name(expression: Expression, place: Mapping[int, int]) -> str:
+    """The same for expressions that do the same with their data, whatever the numbers of the draws."""
+    known: dict[Expression, str] = {}
+
+    def of(expression: Expression) -> str:
+        if expression not in known:
+            what = expression.what
+            if isinstance(what, Look):
+                what = ("look", what.terms, None if what.datum is None else place[what.datum])
+            told = f"{what} {[of(argument) for argument in expression.arguments]}"
+            known[expression] = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+        return known[expression]
+
+    return of(expression)
 
 
 def take(table: jax.Array, at: jax.Array) -> jax.Array:

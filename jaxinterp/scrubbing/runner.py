@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from jaxinterp.model.sampling import check_key
 from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Feature, Hypothesis
-from jaxinterp.scrubbing.lookup import Evaluator, Terms, size, take
+from jaxinterp.scrubbing.lookup import Combined, Evaluator, Library, Terms, size, take
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
 from jaxinterp.scrubbing.samplers import Classes, Draw, Generator, Kernel, Made, Partition, Swaps, draw
 from jaxinterp.scrubbing.tables import Tables, fingerprint, n_data, node_shapes, scored, shape_of, tables_for
@@ -123,7 +124,7 @@ class Ready:
     bits_of: np.ndarray | None
     partitions: dict[str, Partition]
     classes: dict[str, Classes | Swaps]
-    known: dict[str, jax.Array]
+    known: dict[str, Any]
     bytes_each: int
 
 
@@ -158,8 +159,10 @@ def make_ready(
         if kind == "generator":
             _check_generator(hypothesis, tables, name)
     classes = {one.table: _drawn_from(hypothesis, tables, one) for one in plan if one.kind in DRAWN}
-    terms, bytes_each = tables.plan((hypothesis, apart), lambda: _program(hypothesis, tables, classes, apart))
-    known = {str(one): table for one, table in tables.values(terms).items()}
+    wanted, bytes_each = tables.plan((hypothesis, apart), lambda: _program(hypothesis, tables, classes, apart))
+    known: dict[str, Any] = {str(one): table for one, table in tables.values(list(wanted.terms)).items()}
+    known |= {f"distinct {one}": tables.distinct(one) for one in wanted.told}
+    known |= tables.combined(wanted.combinations)
     bits_of = _bits_of(hypothesis, plan) if apart else None
     return Ready(hypothesis, tables, plan, apart, bits_of, partitions, classes, known, bytes_each)
 
@@ -302,7 +305,7 @@ def _check_generator(hypothesis: Hypothesis, tables: Tables, name: str) -> None:
 def _sampled(
     hypothesis: Hypothesis,
     given: "_Given",
-    table: Any,
+    library: Library,
     references: jax.Array,
     key: jax.Array,
     *,
@@ -315,7 +318,7 @@ def _sampled(
     generators = {name: made for name, made in hypothesis.samplers.items() if isinstance(made, Generator)}
     draws = draw(plan, given.classes, generators, data, references, key, given.bits_of)
     shapes = node_shapes(graph, params, data)
-    outputs = Evaluator(graph, params, data, draws, table, shapes).output(root)
+    outputs = Evaluator(graph, params, data, draws, library, shapes).output(root)
     about = jax.tree.map(lambda leaf: take(leaf, references), data)
     losses, correct = scored(graph, outputs, about)
     columns = [jnp.ones_like(losses), losses, jnp.minimum(losses, clip), correct, ~jnp.isfinite(losses)]
@@ -328,7 +331,7 @@ class _Given(NamedTuple):
 
     params: Any
     data: Any
-    tables: Mapping[str, jax.Array]
+    tables: Mapping[str, Any]
     classes: Mapping[str, Classes | Swaps]
     order: jax.Array
     key: jax.Array
@@ -341,11 +344,8 @@ def _chunk(
     """What `_sampled` gives for `size` samples; the first is about the datum at `offset` of the order."""
     references = take(given.order, (offset + jnp.arange(size)) % len(given.order))
 
-    def table(terms: Terms) -> jax.Array | None:
-        return given.tables.get(str(terms))
-
     key = jax.random.fold_in(given.key, number)
-    return _sampled(hypothesis, given, table, references, key, apart=apart, clip=clip)
+    return _sampled(hypothesis, given, Known(given.tables), references, key, apart=apart, clip=clip)
 
 
 _one_chunk = jax.jit(_chunk, static_argnames=("hypothesis", "apart", "size", "clip"))
@@ -376,26 +376,70 @@ def _many_chunks(
     return jax.lax.fori_loop(0, count, step, jnp.zeros((n, len(dataclasses.fields(Sums)))))
 
 
+class Known(NamedTuple):
+    """A library whose tables have been made, by name."""
+
+    tables: Mapping[str, Any]
+
+    def table(self, terms: Terms) -> jax.Array | None:
+        """As in `Library`."""
+        return self.tables.get(str(terms))
+
+    def distinct(self, terms: tuple[Terms, ...]) -> tuple[Any, Any] | None:
+        """As in `Library`."""
+        return self.tables.get(f"distinct {terms}")
+
+    def combined(self, name: str, what: Combined) -> jax.Array | None:
+        """As in `Library`."""
+        return self.tables.get(name)
+
+
+class _Wanted:
+    """A library that notes what it is asked for, and gives zeros."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables, self.room = tables, tables.room
+        self.terms: dict[Terms, None] = {}
+        self.told: dict[tuple[Terms, ...], None] = {}
+        self.combinations: dict[str, Combined] = {}
+
+    def table(self, terms: Terms) -> jax.Array:
+        if terms not in self.terms:
+            self.terms[terms] = None
+            self.room -= self.tables.n * self.tables.bytes_of(terms)
+        value = shape_of(self.tables.shapes, terms)
+        return jnp.zeros((self.tables.n, *value.shape), value.dtype)
+
+    def distinct(self, terms: tuple[Terms, ...]) -> tuple[Any, Any] | None:
+        found = self.tables.distinct(terms)
+        if found is not None:
+            self.told[terms] = None
+        return found
+
+    def combined(self, name: str, what: Combined) -> jax.Array | None:
+        value, n = self.tables.shape(what), math.prod(self.tables.sizes(what))
+        if name not in self.combinations:
+            left = self.room - n * size(value.shape, value.dtype)
+            if left < 0:
+                return None
+            self.room, self.combinations[name] = left, what
+        return jnp.zeros((n, *value.shape), value.dtype)
+
+
 def _program(
     hypothesis: Hypothesis, tables: Tables, classes: Mapping[str, Classes | Swaps], apart: bool
-) -> tuple[list[Terms], int]:
+) -> tuple["_Wanted", int]:
     """(the values that a hypothesis looks up, bytes of memory for each sample): found by tracing the program."""
-    wanted: dict[Terms, None] = {}
-    n, few = tables.n, 127
-
-    def table(terms: Terms) -> jax.Array:
-        wanted.setdefault(terms)
-        value = shape_of(tables.shapes, terms)
-        return jnp.zeros((n, *value.shape), value.dtype)
+    wanted, few = _Wanted(tables), 127
 
     def program(references: jax.Array, key: jax.Array) -> Any:
         given = _Given(tables.params, tables.data, {}, classes, references, key, None)
-        return _sampled(hypothesis, given, table, references, key, apart=apart, clip=0.0)
+        return _sampled(hypothesis, given, wanted, references, key, apart=apart, clip=0.0)
 
     jaxpr = jax.make_jaxpr(program)(jax.ShapeDtypeStruct((few,), jnp.int32), jax.random.key(0))
     shapes = [var.aval for eqn in jaxpr.eqns for var in eqn.outvars if few in getattr(var.aval, "shape", ())]
-    wanted.setdefault(((hypothesis.graph.output, None),))  # for the graph as it is
-    return list(wanted), max(1, sum(size(one.shape, np.uint32) for one in shapes) // few)
+    wanted.table(((hypothesis.graph.output, None),))  # for the graph as it is
+    return wanted, max(1, sum(size(one.shape, np.uint32) for one in shapes) // few)
 
 
 def _power_of_two(n: int) -> int:

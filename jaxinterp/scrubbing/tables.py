@@ -11,13 +11,16 @@ import numpy as np
 
 from jaxinterp.scrubbing.graph import Graph, values
 from jaxinterp.scrubbing.hypothesis import Feature
-from jaxinterp.scrubbing.lookup import Terms, size, take
+from jaxinterp.scrubbing.lookup import COMBINATIONS, Combined, Terms, size, take
 from jaxinterp.scrubbing.result import Bounds
 from jaxinterp.scrubbing.samplers import Classes, Kernel, Partition, Swaps
 
 #: Memory for tables, unless said otherwise; and data in one step of the pass that fills them.
 TABLE_BYTES = 2**31
 PASS = 256
+
+#: Of a datum: whether larger values have few different ones is not asked.
+DISTINCT_BYTES = 2048
 
 
 class Tables:
@@ -48,25 +51,86 @@ class Tables:
         self.max_bytes = TABLE_BYTES if max_bytes is None else max_bytes
         self.shapes = node_shapes(graph, self.params, self.data)
         self.fingerprint = fingerprint(params, dataset)
+        self._output: Terms = ((graph.output, None),)
         self._values: dict[Terms, jax.Array] = {}
         self._partitions: dict[Feature, Partition] = {}
         self._classes: dict[Feature, Classes] = {}
         self._swaps: dict[tuple[Feature, Kernel], Swaps] = {}
         self._plans: dict[Any, Any] = {}
+        self._distinct: dict[tuple[Terms, ...], tuple[np.ndarray, np.ndarray] | None] = {}
+        self._combined: dict[str, jax.Array] = {}
 
     def values(self, terms: Sequence[Terms]) -> dict[Terms, jax.Array]:
         """Tables [datum, ...] of these terms, as far as there is room."""
-        room = self.max_bytes - sum(table.nbytes for table in self._values.values())
-        new = []
-        output = ((self.graph.output, None),)  # before all else, then small ones
+        room, new, output = self.room, [], self._output
         unknown = [one for one in terms if one not in self._values]
-        for one in sorted(unknown, key=lambda one: (one != output, self.bytes_of(one))):
-            room -= self.n * self.bytes_of(one)
-            if room >= 0:
+        for one in sorted(unknown, key=self.bytes_of):
+            room -= 0 if one == output else self.n * self.bytes_of(one)
+            if room >= 0 or (one == output and self.n * self.bytes_of(one) <= self.max_bytes):
                 new.append(one)
         if new:
             self._values |= dict(zip(new, _pass(self.graph, self.params, self.data, tuple(new)), strict=True))
         return {one: self._values[one] for one in terms if one in self._values}
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left for tables; some are always kept for the output, without which nothing is scored."""
+        taken = [table.nbytes for one, table in self._values.items() if one != self._output]
+        combined = sum(table.nbytes for table in self._combined.values())
+        return self.max_bytes - self.n * self.bytes_of(self._output) - sum(taken) - combined
+
+    def distinct(self, terms: tuple[Terms, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+        """(the number of each datum's value, a datum for each value), if these have few different values together."""
+        if terms not in self._distinct:
+            self._distinct[terms] = self._found_distinct(terms)
+        return self._distinct[terms]
+
+    def _found_distinct(self, terms: tuple[Terms, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+        reads_input = any(name == self.graph.input for one in terms for name, _ in one)
+        if reads_input or sum(map(self.bytes_of, terms)) > DISTINCT_BYTES:
+            return None
+        with jax.ensure_compile_time_eval():  # asked while a program is traced, answered with numbers
+            tables = self.values(terms)
+        if len(tables) < len(terms):
+            return None
+        rows = np.concatenate([np.asarray(table).reshape(self.n, -1).view(np.uint8) for table in tables.values()], 1)
+        whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1])))[:, 0]
+        _, representatives, codes = np.unique(whole, return_index=True, return_inverse=True)
+        if len(representatives) > COMBINATIONS:
+            return None
+        return codes.astype(np.int32), representatives.astype(np.int32)
+
+    def sizes(self, what: Combined) -> list[int]:
+        """How many data or values there are of each draw of a combination."""
+        few = [None if terms is None else self.distinct(terms) for terms in what.distinct]
+        return [self.n if one is None else len(one[1]) for one in few]
+
+    def shape(self, what: Combined) -> jax.ShapeDtypeStruct:
+        """Of one combination's value."""
+        datum = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data)
+        return jax.eval_shape(what.value, self.params, [datum] * len(what.distinct))
+
+    def combined(self, wanted: dict[str, Combined]) -> dict[str, jax.Array]:
+        """Tables of combinations by name, as far as they were not made before."""
+        new: dict[Any, list[str]] = {}
+        for name, what in wanted.items():
+            if name not in self._combined:
+                new.setdefault(what.distinct, []).append(name)
+        for distinct, names in new.items():
+            of = [np.arange(self.n) if terms is None else self.distinct(terms)[1] for terms in distinct]  # type: ignore[index]
+            at = np.stack([grid.reshape(-1) for grid in np.meshgrid(*of, indexing="ij")], axis=1).astype(np.int32)
+            functions = [wanted[name].value for name in names]
+
+            @jax.jit
+            def run(params: Any, data: Any, at: Any, functions: Any = functions) -> list[jax.Array]:
+                def one(at: Any) -> list[jax.Array]:
+                    chosen = [jax.tree.map(lambda leaf, i=i: take(leaf, i), data) for i in at]
+                    return [function(params, chosen) for function in functions]
+
+                return jax.lax.map(one, at, batch_size=PASS)
+
+            self._combined |= dict(zip(names, run(self.params, self.data, at), strict=True))
+        return {name: self._combined[name] for name in wanted}
 
     def bytes_of(self, terms: Terms) -> int:
         """For one datum."""
@@ -102,7 +166,7 @@ class Tables:
     @functools.cached_property
     def bounds(self) -> Bounds:
         """Losses of the graph as it is, and with the outputs of other data."""
-        output = self.values([((self.graph.output, None),)])
+        output = self.values([self._output])
         if not output:
             raise ValueError(f"max_bytes={self.max_bytes} leaves no room for the output of every datum")
         (outputs,) = output.values()
