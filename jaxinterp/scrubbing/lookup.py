@@ -69,11 +69,13 @@ class Combined(NamedTuple):
     """What a table of combinations holds, and of which data.
 
     Attributes:
-      value: `value(params, the data) -> the value`, for one datum of each draw.
+      value: `value(params, looks) -> the value`, for one datum of each draw, from the values of `looks`.
+      looks: sums of rows of nodes, each on the datum of a draw, by its place among them, or on none.
       distinct: for each draw, by what its data are told apart; None where each counts.
     """
 
-    value: Callable[[Any, Sequence[Any]], Any]
+    value: Callable[[Any, Mapping[Look, Any]], Any]
+    looks: tuple[Look, ...]
     distinct: tuple[tuple[Terms, ...] | None, ...]
 
 
@@ -329,7 +331,10 @@ class Evaluator:
         assert distinct is not None
         place = {datum: i for i, datum in enumerate(joint.data)}
 
-        def value(params: Any, data: Sequence[Any]) -> Any:
+        def placed(look: Look) -> Look:
+            return Look(look.terms, None if look.datum is None else place[look.datum])
+
+        def value(params: Any, looks: Mapping[Look, Any]) -> Any:
             known: dict[Expression, Any] = {}
 
             def of(expression: Expression) -> Any:
@@ -340,8 +345,7 @@ class Evaluator:
             def found(expression: Expression) -> Any:
                 what = expression.what
                 if isinstance(what, Look):
-                    datum = None if what.datum is None else data[place[what.datum]]
-                    return summed(values(self.graph, params, datum, what.terms))
+                    return looks[placed(what)]
                 arguments = [of(argument) for argument in expression.arguments]
                 if what[0] == "node":
                     return computed(self.graph.nodes[what[1]], params, arguments, what[2])
@@ -349,7 +353,8 @@ class Evaluator:
 
             return of(joint.expression)
 
-        table = self.library.combined(_name(joint.expression, place), Combined(value, distinct))
+        what = Combined(value, tuple(map(placed, joint.expression.looks)), distinct)
+        table = self.library.combined(_name(joint.expression, place), what)
         if table is None:
             return self._of_expression(joint.expression)
         at: Any = 0

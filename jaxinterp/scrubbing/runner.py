@@ -100,7 +100,9 @@ def scrub(
       True
     """
     check_run(num_samples, key)
-    ready = make_ready(hypothesis, params, dataset, tables=tables, max_places=max_places)
+    # tables of combinations cost about as much as a sample for each
+    combine = num_samples >= 2 * n_data(dataset)
+    ready = make_ready(hypothesis, params, dataset, tables=tables, max_places=max_places, combine=combine)
     return run_ready(
         ready, num_samples, key, clip=clip, keep_samples=keep_samples, max_bytes=max_bytes, progress=progress
     )
@@ -136,8 +138,14 @@ def make_ready(
     tables: Tables | None = None,
     max_places: int | None = MAX_PLACES,
     apart: bool = False,
+    combine: bool = True,
 ) -> Ready:
-    """All of a scrub that does not depend on the draws. Arguments and errors as of `scrub`."""
+    """All of a scrub that does not depend on the draws.
+
+    Args:
+      apart: as in `Hypothesis.places`. combine: whether tables of combinations are made, where there is room.
+      Others, and errors, as of `scrub`.
+    """
     if not isinstance(hypothesis, Hypothesis):
         raise TypeError(f"hypothesis must be a ji.Hypothesis, got {type(hypothesis).__name__}")
     if tables is None:
@@ -159,9 +167,11 @@ def make_ready(
         if kind == "generator":
             _check_generator(hypothesis, tables, name)
     classes = {one.table: _drawn_from(hypothesis, tables, one) for one in plan if one.kind in DRAWN}
-    wanted, bytes_each = tables.plan((hypothesis, apart), lambda: _program(hypothesis, tables, classes, apart))
+    wanted, bytes_each = tables.plan(
+        (hypothesis, apart, combine), lambda: _program(hypothesis, tables, classes, apart=apart, combine=combine)
+    )
     known: dict[str, Any] = {str(one): table for one, table in tables.values(list(wanted.terms)).items()}
-    known |= {f"distinct {one}": tables.distinct(one) for one in wanted.told}
+    known |= {f"distinct {one}": found for one, found in wanted.answers.items() if found is not None}
     known |= tables.combined(wanted.combinations)
     bits_of = _bits_of(hypothesis, plan) if apart else None
     return Ready(hypothesis, tables, plan, apart, bits_of, partitions, classes, known, bytes_each)
@@ -395,12 +405,12 @@ class Known(NamedTuple):
 
 
 class _Wanted:
-    """A library that notes what it is asked for, and gives zeros."""
+    """A library that notes what it is asked for, and gives zeros; what is told apart it knows only from `answers`."""
 
-    def __init__(self, tables: Tables) -> None:
-        self.tables, self.room = tables, tables.room
+    def __init__(self, tables: Tables, answers: Mapping[tuple[Terms, ...], tuple[Any, Any] | None]) -> None:
+        self.tables, self.room, self.answers = tables, tables.room, answers
         self.terms: dict[Terms, None] = {}
-        self.told: dict[tuple[Terms, ...], None] = {}
+        self.questions: dict[tuple[Terms, ...], None] = {}
         self.combinations: dict[str, Combined] = {}
 
     def table(self, terms: Terms) -> jax.Array:
@@ -411,10 +421,11 @@ class _Wanted:
         return jnp.zeros((self.tables.n, *value.shape), value.dtype)
 
     def distinct(self, terms: tuple[Terms, ...]) -> tuple[Any, Any] | None:
-        found = self.tables.distinct(terms)
-        if found is not None:
-            self.told[terms] = None
-        return found
+        if terms in self.answers:
+            return self.answers[terms]
+        if self.tables.is_small(terms):
+            self.questions[terms] = None
+        return None
 
     def combined(self, name: str, what: Combined) -> jax.Array | None:
         value, n = self.tables.shape(what), math.prod(self.tables.sizes(what))
@@ -427,16 +438,23 @@ class _Wanted:
 
 
 def _program(
-    hypothesis: Hypothesis, tables: Tables, classes: Mapping[str, Classes | Swaps], apart: bool
+    hypothesis: Hypothesis, tables: Tables, classes: Mapping[str, Classes | Swaps], *, apart: bool, combine: bool
 ) -> tuple["_Wanted", int]:
     """(the values that a hypothesis looks up, bytes of memory for each sample): found by tracing the program."""
-    wanted, few = _Wanted(tables), 127
+    few = 127
 
-    def program(references: jax.Array, key: jax.Array) -> Any:
-        given = _Given(tables.params, tables.data, {}, classes, references, key, None)
-        return _sampled(hypothesis, given, wanted, references, key, apart=apart, clip=0.0)
+    def traced(wanted: _Wanted) -> Any:
+        def program(references: jax.Array, key: jax.Array) -> Any:
+            given = _Given(tables.params, tables.data, {}, classes, references, key, None)
+            return _sampled(hypothesis, given, wanted, references, key, apart=apart, clip=0.0)
 
-    jaxpr = jax.make_jaxpr(program)(jax.ShapeDtypeStruct((few,), jnp.int32), jax.random.key(0))
+        return jax.make_jaxpr(program)(jax.ShapeDtypeStruct((few,), jnp.int32), jax.random.key(0))
+
+    # what has few different values decides what is looked up, and so what else may have: asked until nothing is new
+    answers: dict[tuple[Terms, ...], tuple[Any, Any] | None] = {}
+    while (jaxpr := traced(wanted := _Wanted(tables, answers))) and wanted.questions and combine:
+        tables.values([*wanted.terms, *dict.fromkeys(one for terms in wanted.questions for one in terms)])
+        answers |= {terms: tables.distinct(terms) for terms in wanted.questions}
     shapes = [var.aval for eqn in jaxpr.eqns for var in eqn.outvars if few in getattr(var.aval, "shape", ())]
     wanted.table(((hypothesis.graph.output, None),))  # for the graph as it is
     return wanted, max(1, sum(size(one.shape, np.uint32) for one in shapes) // few)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxinterp.scrubbing.graph import Graph, values
 from jaxinterp.scrubbing.hypothesis import Feature
-from jaxinterp.scrubbing.lookup import COMBINATIONS, Combined, Terms, size, take
+from jaxinterp.scrubbing.lookup import COMBINATIONS, Combined, Look, Terms, size, take
 from jaxinterp.scrubbing.result import Bounds
 from jaxinterp.scrubbing.samplers import Classes, Kernel, Partition, Swaps
 
@@ -79,18 +79,19 @@ class Tables:
         combined = sum(table.nbytes for table in self._combined.values())
         return self.max_bytes - self.n * self.bytes_of(self._output) - sum(taken) - combined
 
+    def is_small(self, terms: tuple[Terms, ...]) -> bool:
+        """Whether it is worth asking if these have few different values."""
+        reads_input = any(name == self.graph.input for one in terms for name, _ in one)
+        return not reads_input and sum(map(self.bytes_of, terms)) <= DISTINCT_BYTES
+
     def distinct(self, terms: tuple[Terms, ...]) -> tuple[np.ndarray, np.ndarray] | None:
         """(the number of each datum's value, a datum for each value), if these have few different values together."""
         if terms not in self._distinct:
-            self._distinct[terms] = self._found_distinct(terms)
+            self._distinct[terms] = self._found_distinct(terms) if self.is_small(terms) else None
         return self._distinct[terms]
 
     def _found_distinct(self, terms: tuple[Terms, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-        reads_input = any(name == self.graph.input for one in terms for name, _ in one)
-        if reads_input or sum(map(self.bytes_of, terms)) > DISTINCT_BYTES:
-            return None
-        with jax.ensure_compile_time_eval():  # asked while a program is traced, answered with numbers
-            tables = self.values(terms)
+        tables = self.values(terms)
         if len(tables) < len(terms):
             return None
         rows = np.concatenate([np.asarray(table).reshape(self.n, -1).view(np.uint8) for table in tables.values()], 1)
@@ -108,7 +109,9 @@ class Tables:
     def shape(self, what: Combined) -> jax.ShapeDtypeStruct:
         """Of one combination's value."""
         datum = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data)
-        return jax.eval_shape(what.value, self.params, [datum] * len(what.distinct))
+        return jax.eval_shape(
+            lambda data: _of_data(self.graph, self.params, [what], data)[0], [datum] * len(what.distinct)
+        )
 
     def combined(self, wanted: dict[str, Combined]) -> dict[str, jax.Array]:
         """Tables of combinations by name, as far as they were not made before."""
@@ -119,17 +122,8 @@ class Tables:
         for distinct, names in new.items():
             of = [np.arange(self.n) if terms is None else self.distinct(terms)[1] for terms in distinct]  # type: ignore[index]
             at = np.stack([grid.reshape(-1) for grid in np.meshgrid(*of, indexing="ij")], axis=1).astype(np.int32)
-            functions = [wanted[name].value for name in names]
-
-            @jax.jit
-            def run(params: Any, data: Any, at: Any, functions: Any = functions) -> list[jax.Array]:
-                def one(at: Any) -> list[jax.Array]:
-                    chosen = [jax.tree.map(lambda leaf, i=i: take(leaf, i), data) for i in at]
-                    return [function(params, chosen) for function in functions]
-
-                return jax.lax.map(one, at, batch_size=PASS)
-
-            self._combined |= dict(zip(names, run(self.params, self.data, at), strict=True))
+            found = _combine(self.graph, self.params, self.data, at, tuple(wanted[name] for name in names))
+            self._combined |= dict(zip(names, found, strict=True))
         return {name: self._combined[name] for name in wanted}
 
     def bytes_of(self, terms: Terms) -> int:
@@ -266,6 +260,29 @@ def _pass(graph: Graph, params: Any, data: Any, terms: tuple[Terms, ...]) -> lis
     whole = jax.tree.map(lambda leaf: leaf[np.arange(steps * each) % n].reshape(steps, each, *leaf.shape[1:]), data)
     found = jax.lax.map(jax.vmap(one), whole)
     return [table.reshape(steps * each, *table.shape[2:])[:n] for table in found]
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "wanted"))
+def _combine(graph: Graph, params: Any, data: Any, at: jax.Array, wanted: tuple[Combined, ...]) -> list[jax.Array]:
+    """What is wanted of combinations of data `at`, int[combination, draw]."""
+
+    def one(at: jax.Array) -> list[jax.Array]:
+        data_of = [jax.tree.map(lambda leaf, i=i: take(leaf, i), data) for i in at]
+        return _of_data(graph, params, wanted, data_of)
+
+    return jax.lax.map(one, at, batch_size=PASS)
+
+
+def _of_data(graph: Graph, params: Any, wanted: Sequence[Combined], data: Sequence[Any]) -> list[jax.Array]:
+    """What is wanted of one combination: everything that is of one datum in one pass."""
+    looks = dict.fromkeys(look for what in wanted for look in what.looks)
+    found: dict[Look, Any] = {}
+    for place in (None, *range(len(data))):
+        own = [look for look in looks if look.datum == place]
+        parts = list(dict.fromkeys(part for look in own for part in look.terms))
+        known = dict(zip(parts, values(graph, params, None if place is None else data[place], parts), strict=True))
+        found |= {look: functools.reduce(jnp.add, [known[part] for part in look.terms]) for look in own}
+    return [what.value(params, found) for what in wanted]
 
 
 def scored(graph: Graph, outputs: jax.Array, about: Any) -> tuple[jax.Array, jax.Array]:

@@ -282,3 +282,29 @@ def test_the_mean_is_that_of_all_draws_in_many():
     for seed in range(200, 240):
         jax.clear_caches()
         check_expectation(seed)
+
+
+def test_what_has_few_different_values_is_looked_up_in_all_combinations():
+    """A product of a datum's value and another's, of which there are two, is in a table; samples are the same."""
+
+    def product(params, a, b):
+        return jnp.tanh(a * b)
+
+    nodes = {
+        "a": ji.Node(lambda params, x: x[0], ("input",)), "b": ji.Node(lambda params, x: jnp.floor(x[1]), ("input",)),
+        "c": ji.Node(product, ("a", "b")), "d": ji.Node(lambda params, x: x[1], ("input",)),
+        "out": ji.Node(lambda params, c, d: c + d, ("c", "d")),
+    }  # fmt: skip
+    graph = ji.Graph(nodes, "out")
+    features = {"out": ji.Feature(None, ("c",)), "c": ji.Feature(lambda x: x[:, 0] > 0, ("b",))}
+    features["b"] = ji.Feature(lambda x: x[:, 1] > 0)
+    claim = ji.Hypothesis(graph, features, {name: name for name in features})
+    data = np.random.default_rng(0).uniform(-1, 1, (40, 2)).astype(np.float32)
+    plain, combined = (make_ready(claim, None, data, combine=combine) for combine in (False, True))
+    (table,) = (combined.known[name] for name in set(combined.known) - set(plain.known) if len(name) == 32)
+    assert table.shape == (40 * 2,)
+    one, two = (run_ready(ready, 500, KEY, keep_samples=True).samples for ready in (plain, combined))
+    np.testing.assert_allclose(one.loss, two.loss, rtol=1e-6)
+    a, b, d = data[:, 0], np.floor(data[:, 1]), data[:, 1]
+    drawn = [one.datum.sel(draw=name).values for name in ("out/c: others", "out/c/b", "out: others")]
+    np.testing.assert_allclose(one.loss, np.tanh(a[drawn[0]] * b[drawn[1]]) + d[drawn[2]], rtol=1e-5, atol=1e-6)
