@@ -19,6 +19,20 @@ A claim is held if the whole 95 % interval of what is recovered lies above the s
 are clustered by string. Controls: nothing claimed; the output itself claimed; claim 1b with the horizon head labelled
 by a shuffled feature, by an unrelated one (whether the third bracket is "("), by a wrong one that correlates with the
 right one (the label), and with that head not claimed.
+
+Beside claim 1b, its heads under zero, mean and resampling ablation, which ask only whether they matter; the smallest
+set of direct parts that keeps 90 % (greedy); and what an adversary makes of it, who may refine any part by the claim's
+features and draw two parts from one string.
+
+Exploratory, for the first run had shown that the count heads tell more than claimed: claim 1b with other features for
+them, the share of "(", the same with the length, and how many "(" there are more than ")".
+
+Predictions from an explanation, on other near-miss strings: (i) claim 3b has the share of "(" that the layer-0 head
+sees, which is not quite the share on the right; where the horizon is met by one and not by the other the explanation
+says that the model errs, so that its error rate should be higher there (held if the 95 % interval of the difference
+lies above 0); (ii) the mean loss of a string's scrubbed samples, in which that string itself is hardly ever run, should
+rank strings as the model's own losses do (held if the interval of Spearman's correlation lies above 0; beside it, that
+of their lengths). For (i) there are twenty times as many strings, for the model errs rarely.
 """
 
 import argparse
@@ -32,15 +46,25 @@ import jax
 import numpy as np
 from common import table
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
 import jaxinterp as ji
-from jaxinterp.scrubbing import rewrites, transformer_graph, what_hurts
-from jaxinterp.scrubbing.brackets import Roles, bracket_claims
-from jaxinterp.tasks.brackets import OPEN, balanced, count, horizon
+from jaxinterp.scrubbing import (
+    ablations,
+    adversary,
+    direct_paths,
+    rewrites,
+    smallest_set,
+    transformer_graph,
+    what_hurts,
+)
+from jaxinterp.scrubbing.brackets import Roles, adjusted_proportion, bracket_claims
+from jaxinterp.tasks.brackets import CLOSE, OPEN, balanced, count, horizon, horizon_classes, open_proportion
 
 #: The strings: which give the heads their roles, and which are scrubbed. Fixed before any scrubbing.
 SELECTION = {"seed": 6, "split": "train"}
 EVALUATION = {"seed": 7, "split": "held_out"}
+PREDICTION = {"seed": 8, "split": "held_out"}
 
 #: Claim -> (arguments of `bracket_claims`, what the source recovers).
 CLAIMS: dict[str, tuple[dict[str, Any], float]] = {
@@ -49,6 +73,7 @@ CLAIMS: dict[str, tuple[dict[str, Any], float]] = {
     "1+2 (2a)": ({"claim": "1+2"}, 0.88),
     "1+2 (2b)": ({"claim": "1+2", "phi": True}, 0.88),
     "1+3 (3a)": ({"claim": "1+3"}, 0.84),
+    "1+3 (3b)": ({"claim": "1+3", "adjusted": True}, 0.84),
     "1+2+3": ({"claim": "1+2+3"}, 0.72),
 }
 
@@ -130,6 +155,62 @@ def controls(claim: ji.Hypothesis, data: Any) -> dict[str, ji.Hypothesis]:
     }
 
 
+def other_counts(claim: ji.Hypothesis) -> dict[str, ji.Hypothesis]:
+    """Claim 1b with other features for the count heads."""
+
+    def more_open(data: Any) -> np.ndarray:
+        tokens = np.asarray(data.tokens)
+        return (tokens == OPEN).sum(1) - (tokens == CLOSE).sum(1)
+
+    def share(data: Any) -> np.ndarray:
+        return open_proportion(data.tokens)[:, 0].round(9)
+
+    def with_length(data: Any) -> np.ndarray:
+        return np.stack([share(data), np.asarray(data.lengths)], axis=1)
+
+    features = {"more ( than )": more_open, 'share of "("': share, 'share of "(", length': with_length}
+    heads = [name for name in claim.interpretation if name.startswith("count of")]
+    return {
+        f"1b, count heads: {label}": dataclasses.replace(
+            claim, interpretation={**claim.interpretation, **dict.fromkeys(heads, ji.Feature(feature))}
+        )
+        for label, feature in features.items()
+    }
+
+
+def predictions(
+    model: Any, params: Any, strings: Any, seen: Any, claim: ji.Hypothesis, roles: Roles, n: int, key: jax.Array
+) -> dict[str, Any]:
+    """How well an explanation tells where the model errs, on strings that played no part in finding it."""
+    n_scrubbed = len(seen.tokens)
+    logits = np.concatenate([
+        np.asarray(model.apply(params, part.tokens, mask=part.mask)[0][:, 0])
+        for part in (strings[at : at + 1000] for at in range(0, len(strings), 1000))
+    ])  # fmt: skip
+    wrong = logits.argmax(1) != strings.label
+    share = adjusted_proportion(model, params, seen, roles.proportion)(np.asarray(strings.tokens))
+    flagged = (horizon_classes(strings.tokens, share) >= 0).all(1) != (horizon_classes(strings.tokens) >= 0).all(1)
+    rates = {
+        name: (float(wrong[own].mean()), int(own.sum())) for name, own in (("flagged", flagged), ("not", ~flagged))
+    }
+    difference = rates["flagged"][0] - rates["not"][0]
+    error = float(np.sqrt(sum(rate * (1 - rate) / max(1, count) for rate, count in rates.values())))
+    losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), strings.label]
+    rng = np.random.default_rng(0)
+    predicted = ji.scrub(claim, params, strings[:n_scrubbed], num_samples=n, key=key).by_datum.loss.values
+    ranks = {}
+    for name, by in (("claim 1b", predicted), ("the length", np.asarray(strings.lengths[:n_scrubbed]))):
+        some = rng.integers(0, n_scrubbed, (200, n_scrubbed))
+        low, high = np.percentile([spearmanr(by[own], losses[own]).statistic for own in some], [2.5, 97.5])
+        correlation = spearmanr(by, losses[:n_scrubbed]).statistic
+        ranks[name] = {"correlation": float(correlation), "interval": [float(low), float(high)]}
+    return {
+        "rates": rates, "difference": difference, "error": error,
+        "verdict": "held" if difference - 1.96 * error > 0 else "not held",
+        "ranks": ranks, "rank verdict": "held" if ranks["claim 1b"]["interval"][0] > 0 else "not held",
+    }  # fmt: skip
+
+
 def figure_of(found: dict[str, Any]) -> Figure:
     """What each claim recovers, beside the source's model."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -158,6 +239,7 @@ def main() -> None:
     asked = parser.parse_args()
     model, params, _ = ji.load("brackets")
     selection, data = (ji.tasks.brackets(asked.n, **which) for which in (SELECTION, EVALUATION))
+    other_strings = ji.tasks.brackets(20 * asked.n, **PREDICTION)
     key, found = jax.random.key(asked.seed), {}
     for reading, through in READINGS.items():
         roles, importances = roles_of(model, params, selection, through, asked.samples // 4, key)
@@ -171,22 +253,48 @@ def main() -> None:
                     label: told(control, params, data, asked.samples, key)
                     for label, control in controls(claim, data).items()
                 }
-                hurts = what_hurts(claim, params, data, num_samples=asked.samples // 4, key=key)
+                run = {"num_samples": asked.samples // 4, "key": key}
+                explored = {
+                    label: told(other, params, data, asked.samples, key) for label, other in other_counts(claim).items()
+                }
+                hurts = what_hurts(claim, params, data, **run)
+                beside = ablations(claim, params, data, **run)
+                attack = adversary(claim, params, data, **run)
+                smallest = smallest_set(direct_paths(claim.graph), params, data, keep=0.9, **run)
+                predicted = predictions(model, params, other_strings, selection, claim, roles, asked.samples, key)
         for row in claims.values():
             row["verdict"] = "held" if row["recovered"] - 1.96 * row["error"] >= row["paper"] - MARGIN else "not held"
         rows = [
             [name, f"{row['loss']:.2f}", f"{row['accuracy']:.1%}", recovered(row),
              f"{row['paper']:.0%}" if "paper" in row else "", row.get("verdict", "")]
-            for name, row in (claims | others).items()
+            for name, row in (claims | others | explored).items()
         ]  # fmt: skip
         print(table(["hypothesis", "loss (nats)", "accuracy", "recovered", "source", "verdict"], rows))
         print("\nclaim 1b, with one part not resampled:\n")
         gains = hurts.gain.to_series()
         rows = [[part, str(hurts.kind.sel(part=part).item()), f"{gain:+.1%}"] for part, gain in gains.items()]
         print(table(["part", "kind", "gain"], rows))
+        print("\nthe heads of claim 1b, what is left out ablated:\n")
+        rows = [[test, f"{row.recovered:.1%}", f"{row.accuracy:.1%}"] for test, row in beside.to_dataframe().iterrows()]
+        print(table(["test", "recovered", "accuracy"], rows))
+        print(f"\nan adversary of claim 1b ({len(attack.tried.move)} moves tried):\n{attack}")
+        kept = ", ".join(smallest.attrs["kept"])
+        print(f"\nthe smallest set that keeps 90 %: {kept} ({smallest.attrs['recovered']:.1%})")
+        flagged, rest = predicted["rates"]["flagged"], predicted["rates"]["not"]
+        print(
+            f"\nerrors where the explanation's horizon is not the true one: {flagged[0]:.3%} of {flagged[1]:,} strings,"
+            f" elsewhere {rest[0]:.3%} of {rest[1]:,}: {predicted['verdict']}"
+        )
+        for name, rank in predicted["ranks"].items():
+            low, high = rank["interval"]
+            print(f"rank correlation of losses, {name}: {rank['correlation']:.2f} ({low:.2f} to {high:.2f})")
+        print(f"of claim 1b: {predicted['rank verdict']}")
         found[reading] = {
             "roles": dataclasses.asdict(roles), "importance": importances, "claims": claims, "controls": others,
-            "gains": gains.to_dict(),
+            "gains": gains.to_dict(), "explored": explored, "ablations": beside.to_dataframe().to_dict("index"),
+            "adversary": {"plain": attack.plain.recovered, "worst": attack.worst.recovered, "moves": attack.moves,
+                          "lost": attack.lost, "error": attack.lost_error, "tried": len(attack.tried.move)},
+            "smallest": {"left out": smallest.feature.values.tolist(), **smallest.attrs}, "predictions": predicted,
         }  # fmt: skip
     asked.output.mkdir(parents=True, exist_ok=True)
     result = {"model": "brackets", "jax": version("jax"), "n": asked.n, "samples": asked.samples, "seed": asked.seed}

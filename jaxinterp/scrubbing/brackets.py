@@ -188,28 +188,27 @@ def adjusted_proportion(
       length that `data` lacks.
     """
     n_pos = np.shape(data.tokens)[1]
-    place = np.arange(n_pos)
-    right = place[None] >= place[:, None]  # [query, key]
     seen, brackets = np.zeros((n_pos + 1, n_pos, 2)), np.zeros((n_pos + 1, n_pos, 2))
 
-    def sides(weights: np.ndarray, is_bracket: np.ndarray) -> np.ndarray:
-        """[batch, query, key] summed over brackets to the left, and over the others: [batch, query, 2]."""
-        own = weights * is_bracket[:, None]
-        return np.stack([(own * ~right).sum(-1), (own * right).sum(-1)], axis=-1)
+    def sides(what: np.ndarray) -> np.ndarray:
+        """[..., key] summed to the left of each position, and from it on: [..., position, 2]."""
+        up_to = np.cumsum(what, axis=-1, dtype=np.float64)
+        left = up_to - what
+        return np.stack([left, up_to[..., -1:] - left], axis=-1)
 
     for at in range(0, len(data.tokens), 500):
         tokens, mask = (np.asarray(each[at : at + 500]) for each in (data.tokens, data.mask))
         _, cache = model.apply(params, tokens, mask=mask, capture=("pattern",))
-        is_bracket, length = tokens >= OPEN, (tokens >= OPEN).sum(1)
-        np.add.at(seen, length, sides(np.asarray(cache["pattern"][head[0]][:, head[1]]), is_bracket))
-        np.add.at(brackets, length, sides(np.ones((len(tokens), n_pos, n_pos)), is_bracket))
+        is_bracket = tokens >= OPEN
+        attention = np.asarray(cache["pattern"][head[0]][:, head[1]]) * is_bracket[:, None]
+        length = is_bracket.sum(1)
+        np.add.at(seen, length, np.einsum("bqqs->bqs", sides(attention)))
+        np.add.at(brackets, length, sides(is_bracket))
     weight = np.divide(seen, brackets, out=np.zeros_like(seen), where=brackets > 0)
 
     def proportion(tokens: np.ndarray) -> np.ndarray:
         own = weight[(tokens >= OPEN).sum(1)]
-        ones = np.ones((len(tokens), n_pos, n_pos), np.float32)
-        opened, every = (np.einsum("bqs,bqs->bq", own, sides(ones, tokens >= OPEN if which else tokens == OPEN))
-                         for which in (0, 1))  # fmt: skip
+        opened, every = ((own * sides(which)).sum(-1) for which in (tokens == OPEN, tokens >= OPEN))
         return np.divide(opened, every, out=np.full(opened.shape, np.nan), where=every > 0)
 
     return proportion

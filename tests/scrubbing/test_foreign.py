@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import jaxinterp as ji
-from jaxinterp.scrubbing.brackets import bracket_claims
+from jaxinterp.scrubbing.brackets import adjusted_proportion, bracket_claims
+from jaxinterp.tasks.brackets import horizon_classes
 
 START, PAD, END, OPEN, CLOSE = range(5)
 N_POS, D, HEADS, LAYERS, D_MLP = 10, 16, 2, 3, 20
@@ -239,3 +240,26 @@ def test_claims_about_a_foreign_model(foreign, which):
     error = spread * np.sqrt(1 / n + 1 / 30_000)
     assert abs(result.loss - losses.mean()) < 3 * error, (result.loss, losses.mean(), error)
     assert result.loss - result.model_loss > 10 * error  # a claim that costs nothing would show nothing
+
+
+def test_the_share_a_head_sees_is_that_of_its_average_attention(foreign):
+    """Claim 3b's share, string by string and bracket by bracket."""
+    _, model, params, data = foreign
+    tokens = np.asarray(data.tokens)
+    _, cache = model.apply(params, tokens, mask=data.mask, capture=("pattern",))
+    pattern, lengths = np.asarray(cache["pattern"][0, :, 1]), (tokens >= OPEN).sum(1)
+    found = adjusted_proportion(model, params, data, (0, 1))(tokens)
+    for row in (0, 1, 2):
+        alike, n = lengths == lengths[row], lengths[row]
+        for i in range(N_POS):
+            before, after = range(1, min(i, n + 1)), range(max(i, 1), n + 1)
+            weight = {}
+            for side in (before, after):
+                weight |= dict.fromkeys(side, pattern[alike, i][:, list(side)].mean() if len(side) else 0)
+            total = sum(weight.values())
+            np.testing.assert_allclose(
+                found[row, i], sum(weight[j] * (tokens[row, j] == OPEN) for j in weight) / total, rtol=1e-5
+            )
+    claim = bracket_claims(model, params, data, "1+3", adjusted=True)
+    values = claim.interpretation["horizon at 3"].values(data)
+    assert 0.5 < (values == horizon_classes(tokens)[:, 3]).mean() < 1  # nearly the plain share, and not quite
