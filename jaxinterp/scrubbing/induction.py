@@ -1,0 +1,122 @@
+"""Redwood's claims about induction heads in a two-layer attention-only transformer, as hypotheses.
+
+A head of layer 1 looks for earlier places that follow a token like the current one, and copies what stands there.
+Source: causal scrubbing, section 5.2, and the post on induction it refers to.
+"""
+
+import dataclasses
+from typing import Any
+
+from jaxinterp.model.config import suggest
+from jaxinterp.model.params import Params
+from jaxinterp.model.transformer import Transformer
+from jaxinterp.scrubbing.hypothesis import Feature, Hypothesis
+from jaxinterp.scrubbing.rewrites import hide, split_identity, split_sources
+from jaxinterp.scrubbing.transformer import transformer_graph
+
+#: What the naive claim is refined by, any of them together.
+REFINEMENTS = ("three tokens", "current position", "repeats")
+
+
+@dataclasses.dataclass(frozen=True)
+class InductionRoles:
+    """Which heads are claimed to do what, by number.
+
+    Attributes:
+      induction: heads of layer 1 that the claim is about. repeats: heads of layer 0 that attend to earlier occurrences
+        of the current token.
+    """
+
+    induction: tuple[int, ...]
+    repeats: tuple[int, ...] = ()
+
+
+def induction_claim(
+    model: Transformer,
+    params: Params,
+    data: Any,
+    roles: InductionRoles,
+    refinements: tuple[str, ...] = (),
+    *,
+    offset: int = 1,
+) -> Hypothesis:
+    """What induction heads read, to be scrubbed on prompts of one length whose next token is known.
+
+    Everything but the induction heads is run on the reference. Naively, their values and queries read the token itself,
+    by way of the embedding, and their keys what layer 0 copies from the token before; all else that each of the three
+    reads is another prompt's. Refinements:
+
+    - "three tokens": queries read also what layer 0 copies from one and two tokens before, keys from two and three
+      before, so that three consecutive tokens are compared.
+    - "current position": queries and values read also what layer 0 writes by attending to the current position.
+    - "repeats": what `roles.repeats` write is taken to be what they would write if they attended to the current
+      position alone, and is read by queries and values; the rest of it is not read.
+
+    Args:
+      model: of two attention-only layers.
+      data: prompts with `tokens` and `label`, or a mapping with these; rewrites are checked on some.
+      offset: how many tokens before each position the naive keys read; 1 but for controls, whatever else moves along.
+
+    Raises:
+      ValueError: another number of layers, a refinement or a head that does not exist.
+
+    Example:
+      >>> from jaxinterp.scrubbing.induction import InductionRoles, induction_claim
+      >>> config = ji.TransformerConfig(n_layers=2, d_model=16, n_heads=2, d_vocab=50, n_ctx=6, attn_only=True)
+      >>> two_layers = ji.Transformer(config)
+      >>> data = {"tokens": tokens, "label": tokens[:, 0]}
+      >>> claim = induction_claim(two_layers, two_layers.init(jax.random.key(0)), data, InductionRoles((1,)))
+      >>> claim.interpretation["a1.h1.k_in"].parents
+      ('a0.h0.1 before', 'a0.h1.1 before')
+    """
+    config = model.config
+    if config.n_layers != 2 or not config.attn_only:
+        raise ValueError(f"expected two attention-only layers, got {config.n_layers}, attn_only={config.attn_only}")
+    for name in refinements:
+        if name not in REFINEMENTS:
+            raise ValueError(f"refinements: unknown {name!r}; {suggest(str(name), REFINEMENTS)}")
+    if wrong := [head for head in (*roles.induction, *roles.repeats) if not 0 <= head < config.n_heads]:
+        raise ValueError(f"roles: head {wrong[0]} of {config.n_heads}")
+    if not roles.induction:
+        raise ValueError("roles: no induction head")
+    graph = transformer_graph(model, params, _some(data, 4), read=-1, inputs="qkv")
+    readers = {kind: [f"a1.h{head}.{kind}_in" for head in roles.induction] for kind in "qkv"}
+    shown = {name for names in readers.values() for name in names}
+    graph = hide(graph, [node for node in graph.visible if node.endswith("_in") and node not in shown])
+    graph = hide(graph, ["logits.in"])
+
+    wide = "three tokens" in refinements
+    before = {"q": (1, 2) if wide else (), "k": tuple(offset + i for i in ((0, 1, 2) if wide else (0,))), "v": ()}
+    here = ("q", "v") if "current position" in refinements else ()
+    offsets = sorted({each for kind in "qkv" for each in before[kind]} | ({0} if here else set()))
+    reads: dict[str, list[str]] = {"q": ["embed"], "k": [], "v": ["embed"]}
+    for head in range(config.n_heads):
+        name = f"a0.h{head}"
+        if "repeats" in refinements and head in roles.repeats:
+            graph = split_identity(graph, name)
+            for kind in "qv":
+                reads[kind].append(f"{name}.identity")
+            continue
+        graph = split_sources(graph, name, {f"{each} before" if each else "here": each for each in offsets})
+        for kind in "qkv":
+            reads[kind] += [f"{name}.{each} before" for each in before[kind]]
+            reads[kind] += [f"{name}.here"] if kind in here else []
+
+    chosen = [f"a1.h{head}" for head in roles.induction]
+    others = [node for node in graph.parents("logits") if node not in chosen]
+    interpretation = {"logits": Feature(None, (*others, *chosen))}
+    for name in chosen:
+        interpretation[name] = Feature(None, tuple(f"{name}.{kind}_in" for kind in "qkv"))
+        for kind in "qkv":
+            interpretation[f"{name}.{kind}_in"] = Feature(None, tuple(reads[kind]))
+    leaves = dict.fromkeys((*others, *(node for kind in "qkv" for node in reads[kind])))
+    interpretation |= {node: Feature() for node in leaves}
+    return Hypothesis(
+        graph, interpretation, {name: name for name in interpretation}, dict.fromkeys(interpretation, "exact")
+    )
+
+
+def _some(data: Any, n: int) -> Any:
+    if isinstance(data, dict):
+        return {name: leaf[:n] for name, leaf in data.items()}
+    return data[:n]
