@@ -31,7 +31,7 @@ import jaxinterp as ji
 
 MODELS = Path(__file__).parents[1] / "models"
 
-#: Name -> folder of weights. The second: `python models/english/train.py --attn-dropout 0.1 --folder
+#: Name -> folder of weights. The second: `python models/english/train.py --attn-dropout 0.1 --cycles 2 --folder
 #: models/english_dropout`.
 FOLDERS: Mapping[str, Path] = {
     "without dropout": MODELS / "english" / "cycles" / "2",
@@ -274,7 +274,7 @@ def figure_of(found: Results) -> Figure:
 def main() -> None:
     asked = common.options(__doc__, n=64)
     if missing := [str(folder) for folder in FOLDERS.values() if not (folder / "config.json").exists()]:
-        train = "python models/english/train.py --attn-dropout 0.1 --folder models/english_dropout"
+        train = "python models/english/train.py --attn-dropout 0.1 --cycles 2 --folder models/english_dropout"
         raise SystemExit(f"{missing[0]} is not there: {train}")
     draws = common.weights(asked.n, asked.seed)
     found: dict[str, Effects] = {}

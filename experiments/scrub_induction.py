@@ -111,6 +111,7 @@ def direct(model: Any, params: Any, data: Any, heads: tuple[int, ...]) -> ji.Hyp
 
 def by_prompt(claim: ji.Hypothesis, params: Any, data: Any, n: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """(mean loss of each prompt's samples, its loss in the model)."""
+    n = max(n, len(data["label"]))  # each prompt at least once
     result = ji.scrub(claim, params, data, num_samples=n, key=key).by_datum
     return result.loss.values, result.model_loss.values
 

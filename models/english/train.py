@@ -2,7 +2,7 @@
 
 The learning rate goes through several cycles; the weights after each lie in `cycles/`, and a cycle that is there is not
 run again. Checkpoints of the one in flight lie in its `training/`, weights along the way in `snapshots/`. Another seed:
-`--seed 1 --folder FOLDER`; the twin with dropout: `--attn-dropout 0.1 --folder FOLDER`.
+`--seed 1 --folder FOLDER`; the twin with dropout: `--attn-dropout 0.1 --cycles 2 --folder FOLDER`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from jaxinterp.training import TrainingRecord, adamw, mimetic_init, train
 COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 
 #: How many made the weights that are here. A cycle is about an hour on two idle cores.
-CYCLES = 2
+CYCLES = 4
 
 #: The amplitude of the positions that training begins with, in spreads of a word's dimensions.
 POSITION_SCALE = 2.0
