@@ -6,7 +6,8 @@ specific hypothesis makes are swaps that the given one allows, so that its defen
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
-from jaxinterp.scrubbing.hypothesis import Feature, Hypothesis
+from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Feature, Hypothesis
 from jaxinterp.scrubbing.result import WIDTH, ScrubResult, recovered_difference
 from jaxinterp.scrubbing.runner import EVERYTHING, ITSELF, Ready, check_run, make_ready, run_ready
 from jaxinterp.scrubbing.samplers import Draw, Partition
@@ -50,27 +51,16 @@ class Attack:
         return "\n".join([*lines, *(f"  {move}" for move in self.moves)])
 
 
-class _Move(NamedTuple):
-    """Some draws from a finer partition; where `together`, all of one datum."""
+class _Group(NamedTuple):
+    """Draws of one datum: the same reader's, from one partition; `tied` if a move put them together."""
 
     draws: tuple[int, ...]
     partition: Partition
-    together: bool
-    words: str
+    tied: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """How each draw is made: its partition by number, and whose random bits it uses."""
-
-    partitions: Mapping[int, Partition]
-    bits_of: np.ndarray
-
-    def after(self, move: _Move) -> "_State":
-        bits_of = self.bits_of.copy()
-        for number in move.draws:
-            bits_of[number] = move.draws[0] if move.together else number
-        return _State({**self.partitions, **dict.fromkeys(move.draws, move.partition)}, bits_of)
+#: How everything is drawn: each draw is in one group.
+_State = tuple[_Group, ...]
 
 
 def adversary(
@@ -128,17 +118,28 @@ def adversary(
       True
     """
     check_run(num_samples, key)
-    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True)
+    if type(most_moves) is not int or most_moves < 1:
+        raise ValueError(f"most_moves must be an int of at least 1, got {most_moves!r}")
+    max_places = run.pop("max_places", MAX_PLACES)
+    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
     families = _families(ready, refine_by)
-    state, moves, tried = _first_state(ready), list[str](), None
+    start = state = _first_state(ready)
+    moves, tried = list[str](), None
     keys = jax.random.split(key, 2 * most_moves + 1)
 
     def score(state: _State, key: jax.Array) -> ScrubResult:
-        classes = {ready.plan[i].table: jax.device_put(p.classes()) for i, p in state.partitions.items()}
-        return run_ready(ready, num_samples, key, classes=classes, bits_of=state.bits_of, progress=False, **run)
+        bits_of, classes = np.arange(len(ready.plan)), dict[str, Any]()
+        for group in state:
+            bits_of[list(group.draws)] = group.draws[0]
+            own = jax.device_put(group.partition.classes())
+            classes |= {ready.plan[number].table: own for number in group.draws}
+        result = run_ready(ready, num_samples, key, classes=classes, bits_of=bits_of, progress=False, **run)
+        if result.non_finite:
+            raise ValueError(f"{result.non_finite} of {num_samples} losses are not finite: no score can be compared")
+        return result
 
     for turn in range(most_moves):
-        choices = list(_moves(ready, state, families, correlate=correlate))
+        choices = _moves(ready, state, families, correlate=correlate)
         if len(choices) > max_tries:
             raise ValueError(
                 f"{len(choices):,} moves to try (limit {max_tries:,}): name fewer features to refine_by, give "
@@ -147,20 +148,20 @@ def adversary(
         search_key, own_key = keys[2 * turn], keys[2 * turn + 1]
         before, found = score(state, search_key), []
         disable = None if progress is None else not progress
-        for move in tqdm(choices, desc=f"moves, round {turn + 1}", unit="move", delay=1, disable=disable):
-            found.append(score(state.after(move), search_key))
+        for after in tqdm(choices.values(), desc=f"moves, round {turn + 1}", unit="move", delay=1, disable=disable):
+            found.append(score(after, search_key))
         if tried is None:
-            tried = _as_dataset(before, choices, found)
+            tried = _as_dataset(before, list(choices), found)
         if not choices:
             break
-        best = choices[int(np.argmin([result.recovered for result in found]))]
-        change, error = recovered_difference(score(state.after(best), own_key), score(state, own_key))
+        best = list(choices)[int(np.argmin([result.recovered for result in found]))]
+        change, error = recovered_difference(score(choices[best], own_key), score(state, own_key))
         if not change < -WIDTH * error:
             break
-        state = state.after(best)
-        moves.append(best.words)
+        state = choices[best]
+        moves.append(best)
     assert tried is not None
-    plain, worst = score(_first_state(ready), keys[-1]), score(state, keys[-1])
+    plain, worst = score(start, keys[-1]), score(state, keys[-1])
     change, error = recovered_difference(worst, plain)
     return Attack(plain, worst, tuple(moves), -change, error, tried)
 
@@ -186,40 +187,66 @@ def _canonical(partition: Partition) -> bytes:
 
 
 def _first_state(ready: Ready) -> _State:
-    partitions = {}
-    for number, one in enumerate(ready.plan):
-        if one.kind == "agree":
-            sampler = ready.hypothesis.samplers[one.feature] if one.feature else "unconditional"
-            feature = {"exact": ITSELF, "unconditional": EVERYTHING}.get(str(sampler))
-            feature = feature or ready.hypothesis.interpretation[one.feature]
-            partitions[number] = ready.tables.partition(feature, one.label)
+    """The hypothesis's own: what runs together is one group."""
     assert ready.bits_of is not None
-    return _State(partitions, ready.bits_of)
+    groups: dict[int, _Group] = {}
+    for number, one in enumerate(ready.plan):
+        if one.kind != "agree":
+            continue
+        sampler = ready.hypothesis.samplers[one.feature] if one.feature else "unconditional"
+        feature = {"exact": ITSELF, "unconditional": EVERYTHING}.get(str(sampler))
+        feature = feature or ready.hypothesis.interpretation[one.feature]
+        leader = int(ready.bits_of[number])
+        before = groups[leader].draws if leader in groups else ()
+        groups[leader] = _Group((*before, number), ready.tables.partition(feature, one.label), tied=False)
+    return tuple(groups.values())
 
 
-def _moves(ready: Ready, state: _State, families: Mapping[str, Partition], *, correlate: bool) -> Iterator[_Move]:
-    """All that can be made more specific."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for number in state.partitions:
+def _taken_out(state: _State, number: int) -> tuple[_Group, _State]:
+    """(a draw's group, the others): what no move has tied leaves the draws that it was together with."""
+    group = next(group for group in state if number in group.draws)
+    others = tuple(other for other in state if other is not group)
+    if group.tied or len(group.draws) == 1:
+        return group, others
+    left = group._replace(draws=tuple(draw for draw in group.draws if draw != number))
+    return group._replace(draws=(number,)), (*others, left)
+
+
+def _moves(ready: Ready, state: _State, families: Mapping[str, Partition], *, correlate: bool) -> dict[str, _State]:
+    """All that can be made more specific, in words, and what each leads to."""
+    found: dict[str, _State] = {}
+    spoken: dict[tuple[str, str], list[int]] = {}
+    for number in (number for group in state for number in group.draws):
         one = ready.plan[number]  # the places of a feature are refined together
-        groups.setdefault(("feature", one.feature) if one.feature else ("node", one.label), []).append(number)
-    for numbers in groups.values():
+        spoken.setdefault(("feature", one.feature) if one.feature else ("node", one.label), []).append(number)
+    for numbers in spoken.values():
         for name, partition in families.items():
-            finer = state.partitions[numbers[0]] & partition
-            if len(finer.sizes) > len(state.partitions[numbers[0]].sizes):
-                yield _Move(tuple(numbers), finer, False, f"{_told(ready.plan[numbers[0]])} agrees also on: {name}")
-    if not correlate:
-        return
-    numbers = list(state.partitions)
-    for place, i in enumerate(numbers):
-        for j in numbers[place + 1 :]:
-            one, other = ready.plan[i], ready.plan[j]
-            alike = state.bits_of[i] == state.bits_of[j] and state.partitions[i] is state.partitions[j]
-            if one.given != other.given or alike:
-                continue
-            both = state.partitions[i] & state.partitions[j]
-            if len(both.sizes) < ready.tables.n:  # else both are the very datum: a refinement of each
-                yield _Move((i, j), both, True, f"{_told(one)} and {_told(other)} have one datum")
+            after, finer = state, False
+            for number in numbers:
+                group, others = _taken_out(after, number)
+                refined = group._replace(partition=group.partition & partition)
+                finer |= len(refined.partition.sizes) > len(group.partition.sizes)
+                after = (*others, refined)
+            if finer:
+                found[f"{_told(ready.plan[numbers[0]])} agrees also on: {name}"] = after
+    numbers = sorted(number for group in state for number in group.draws) if correlate else []
+    for i, j in itertools.combinations(numbers, 2):
+        one, other = ready.plan[i], ready.plan[j]
+        if one.given != other.given or any(i in group.draws and j in group.draws for group in state):
+            continue
+        first, others = _taken_out(state, i)
+        second, others = _taken_out(others, j)
+        both = first.partition & second.partition
+        if len(both.sizes) < ready.tables.n:  # else both are the very datum: a refinement of each
+            tied = _Group(tuple(sorted((*first.draws, *second.draws))), both, tied=True)
+            found[f"{_told(one)} and {_told(other)} have one datum{_where(one)}"] = (*others, tied)
+    return found
+
+
+def _where(one: Draw) -> str:
+    """At which place, if it is not below the output."""
+    path = one.label.rpartition("/")[0] if one.feature else one.label.removesuffix(f": {one.node}")
+    return f" at {path}" if "/" in path else ""
 
 
 def _told(one: Draw) -> str:
@@ -227,7 +254,7 @@ def _told(one: Draw) -> str:
     return f"{one.node} ({one.feature or 'left out'})"
 
 
-def _as_dataset(before: ScrubResult, moves: list[_Move], found: list[ScrubResult]) -> xr.Dataset:
+def _as_dataset(before: ScrubResult, moves: list[str], found: list[ScrubResult]) -> xr.Dataset:
     changes = [recovered_difference(result, before) for result in found]
     return xr.Dataset(
         {
@@ -235,5 +262,5 @@ def _as_dataset(before: ScrubResult, moves: list[_Move], found: list[ScrubResult
             "change": ("move", [change for change, _ in changes]),
             "error": ("move", [error for _, error in changes]),
         },
-        coords={"move": [move.words for move in moves]},
+        coords={"move": moves},
     ).sortby("change")

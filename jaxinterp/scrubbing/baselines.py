@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinterp.scrubbing.graph import Graph, values
-from jaxinterp.scrubbing.hypothesis import Hypothesis
+from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Hypothesis
 from jaxinterp.scrubbing.lookup import Evaluator, take
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
 from jaxinterp.scrubbing.runner import ITSELF, Known, Ready, check_run, make_ready, run_ready
@@ -58,9 +58,10 @@ def ablations(
       {'scrubbed': 0.8, 'resampled': 0.8, 'mean': 0.9, 'zero': 0.8}
     """
     check_run(num_samples, key)
-    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True)
     if made := [name for name, s in hypothesis.samplers.items() if str(s) in ("disagree", "kernel", "generator")]:
         raise ValueError(f"ablations: the sampler of {made[0]!r} is {str(hypothesis.samplers[made[0]])!r}")
+    max_places = run.pop("max_places", MAX_PLACES)
+    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
     itself = ready.tables.classes(ITSELF, "")
     kept = {one.table: itself for one in ready.plan if one.feature}
     found = {
@@ -114,7 +115,9 @@ def _means(graph: Graph, params: Any, data: Any, nodes: tuple[str, ...]) -> dict
     def step(sums: Any, part: Any) -> tuple[Any, None]:
         at, counts = part
         found = jax.vmap(one)(jax.tree.map(lambda leaf: take(leaf, at), data))
-        return jax.tree.map(lambda total, each: total + jnp.einsum("n,n...->...", counts, each), sums, found), None
+        return jax.tree.map(
+            lambda total, each: total + jnp.einsum("n,n...->...", counts.astype(each.dtype), each), sums, found
+        ), None
 
     at, counts = _in_steps(n_data(data))
     shapes = jax.eval_shape(one, first(data))

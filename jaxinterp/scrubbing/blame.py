@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import xarray as xr
 
-from jaxinterp.scrubbing.hypothesis import Hypothesis
+from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Hypothesis
 from jaxinterp.scrubbing.runner import ITSELF, ScrubResult, check_run, make_ready, run_ready, scrub
 from jaxinterp.scrubbing.tables import Tables
 
@@ -58,20 +58,23 @@ def what_hurts(
       (['b', 'first'], 1.0)
     """
     check_run(num_samples, key)
-    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True)
+    max_places = run.pop("max_places", MAX_PLACES)
+    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
     itself = ready.tables.classes(ITSELF, "")
     own = run_ready(ready, num_samples, key, **run)
     found: list[tuple[str, str, ScrubResult]] = []
     for name, sampler in hypothesis.samplers.items():
         if str(sampler) in ("disagree", "kernel", "generator"):  # part of the program
             changed = dataclasses.replace(hypothesis, samplers={**hypothesis.samplers, name: "exact"})
-            result = scrub(changed, params, dataset, num_samples=num_samples, key=key, tables=tables, **run)
+            result = scrub(
+                changed, params, dataset, num_samples=num_samples, key=key, tables=tables, max_places=max_places, **run
+            )
             found.append((name, "feature", result))
         elif sampler != "exact":
             classes = {one.table: itself for one in ready.plan if one.feature == name}
             found.append((name, "feature", run_ready(ready, num_samples, key, classes=classes, **run)))
     for one in ready.plan:
-        if not one.feature and one.given == 1:  # the root's own draw
+        if not one.feature and one.given == 1 and one.kind == "agree":  # of the root's own draw, if it was found
             found.append((one.node, "left out", run_ready(ready, num_samples, key, classes={one.table: itself}, **run)))
     found.sort(key=lambda row: -row[2].recovered)
     results = [result for _, _, result in found]

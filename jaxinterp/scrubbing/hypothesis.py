@@ -145,14 +145,18 @@ class Hypothesis:
                 "max_places=None runs it anyway"
             )
         plan = [Draw("reference", 0, "", "reference", "", self.graph.output)]
+        made: set[int] = set()
 
         def drawn(sampler: Sampler, given: int, feature: str, label: str, node: str) -> int:
             kind, table = str(sampler), feature
-            if apart and kind in ("agree", "exact", "unconditional"):
+            # what is made is in no table
+            if apart and kind in ("agree", "exact", "unconditional") and given not in made:
                 kind, table = "agree", label
             if kind == "exact":
                 return given
             plan.append(Draw(kind, given, table, label, feature, node))
+            if kind == "generator":
+                made.add(len(plan) - 1)
             return len(plan) - 1
 
         def visit(name: str, given: int, path: str) -> Place:

@@ -30,7 +30,7 @@ class ScrubResult:
       by_class: loss and accuracy for each value of the root's feature.
       by_datum: for each datum that samples are about: `count` of them, mean `loss` and `accuracy`, and `model_loss`. If
         the explanation is right, these are what the model does, without running it on that datum.
-      features: what weakens the test: for each feature `classes`, `smallest`, `singletons`, `self`, `entropy`.
+      features: what weakens the test: for each feature `classes`, `smallest`, `singletons`, `self`, `entropy`, `drift`.
       samples: `loss`, `correct`, and the data drawn for each, by `draw`; None unless they were kept.
 
     Made by `ji.scrub`.

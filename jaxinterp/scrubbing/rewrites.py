@@ -123,6 +123,9 @@ def split_direction(graph: Graph, name: str, direction: Any) -> Graph:
       >>> split.parents("z")
       ('y.along', 'y.rest')
     """
+    rows = np.atleast_2d(np.asarray(direction, np.float64))
+    if np.linalg.matrix_rank(rows) < len(rows):
+        raise ValueError(f"direction: {len(rows)} directions span only {np.linalg.matrix_rank(rows)} dimensions")
     basis, _ = jax.numpy.linalg.qr(jax.numpy.atleast_2d(direction).T)
 
     def along(params: Any, x: Any, *, rows: Any = None) -> Any:

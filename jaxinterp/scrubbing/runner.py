@@ -35,6 +35,9 @@ EVERYTHING, ITSELF = Feature(lambda data: np.zeros(n_data(data))), Feature()
 #: Data for which it is checked that what a generator makes agrees with them.
 CHECKED = 64
 
+#: Into how many cells a chunk's samples are summed at least.
+CELLS = 2**12
+
 #: Chunks of samples between two looks at the clock.
 CHUNKS = 16
 
@@ -156,11 +159,7 @@ def make_ready(
         raise ValueError("tables= are of other params or another dataset")
     _, plan = hypothesis.places(max_places=max_places, apart=apart)
     drawn = {name: str(sampler) for name, sampler in hypothesis.samplers.items()}
-    partitions = {
-        name: tables.partition(feature, name)
-        for name, feature in hypothesis.interpretation.items()
-        if drawn[name] in ("agree", "disagree", "kernel") or name == hypothesis.root
-    }
+    partitions = {name: tables.partition(feature, name) for name, feature in hypothesis.interpretation.items()}
     for name, kind in drawn.items():
         if kind == "disagree" and len(partitions[name].sizes) < 2:
             raise ValueError(f"sampler of {name!r}: all data agree on it, so that none disagrees")
@@ -268,14 +267,21 @@ def report(hypothesis: Hypothesis, partitions: Mapping[str, Partition]) -> xr.Da
       Over `feature`: `classes`, how many values there are (1: it says nothing); `smallest`, data in the smallest class;
       `singletons`, data that nothing else agrees with; `self`, the probability that a datum is drawn to stand for
       itself; `entropy` of its classes, in nats; `drift`, how far the data drawn are from the dataset's distribution (of
-      1, in total variation: 0 but for kernels). Found in `ScrubResult.features`.
+      1, in total variation: 0 but for kernels and "disagree"). Found in `ScrubResult.features`.
     """
     rows = {}
     for name, partition in partitions.items():
         share = partition.sizes / partition.sizes.sum()
-        itself, drift = len(share) / partition.sizes.sum(), 0.0
-        if isinstance(kernel := hypothesis.samplers[name], Kernel):
-            swaps = partition.probabilities(kernel, name)
+        n, sampler, drift = partition.sizes.sum(), hypothesis.samplers[name], 0.0
+        itself = {"exact": 1.0, "unconditional": 1 / n, "disagree": 0.0, "generator": np.nan}.get(
+            str(sampler), len(share) / n
+        )
+        if str(sampler) == "disagree":
+            # of all data that may be drawn for one of each class, those of each class
+            swaps = np.where(np.eye(len(share), dtype=bool), 0, share) / (1 - share)[:, None]
+            drift = abs(share @ swaps - share).sum() / 2
+        elif isinstance(sampler, Kernel):
+            swaps = partition.probabilities(sampler, name)
             itself = (share * swaps.diagonal() / partition.sizes).sum()
             drift = abs(share @ swaps - share).sum() / 2
         rows[name] = (
@@ -331,7 +337,9 @@ def _sampled(
     outputs = Evaluator(graph, params, data, draws, library, shapes).output(root)
     about = jax.tree.map(lambda leaf: take(leaf, references), data)
     losses, correct = scored(graph, outputs, about)
-    columns = [jnp.ones_like(losses), losses, jnp.minimum(losses, clip), correct, ~jnp.isfinite(losses)]
+    finite = jnp.isfinite(losses)
+    clipped = jnp.where(finite, jnp.minimum(losses, clip), losses)
+    columns = [jnp.ones_like(losses), losses, clipped, correct, ~finite]
     numbers = jnp.stack([column.astype(jnp.float32) for column in columns], axis=1)
     return numbers, [jnp.full_like(references, -1) if isinstance(one, Made) else one for one in draws]
 
@@ -376,14 +384,27 @@ def _many_chunks(
 ) -> jax.Array:
     """[datum, what `Sums` holds] of `count` chunks, of which `left` samples count."""
 
-    n = len(given.order)
+    n, width = len(given.order), len(dataclasses.fields(Sums))
+    # float32 sums: few addends in each cell, and what each step loses is carried along (Kahan)
+    cells = max(1, CELLS // n)
+    side = math.isqrt(cells)
+    cells = side**2
+    row = jnp.arange(size)
 
-    def step(i: jax.Array, sums: jax.Array) -> jax.Array:
+    def step(i: jax.Array, carried: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        sums, lost = carried
         where = (offset + i * size) % n, first + i
         part, draws = _chunk(hypothesis, given, *where, apart=apart, size=size, clip=clip)
-        return sums.at[draws[0]].add(jnp.where((i * size + jnp.arange(size) < left)[:, None], part, 0))
+        own = jnp.zeros((cells * n, width)).at[row % cells * n + draws[0]]
+        part = (
+            own.add(jnp.where((i * size + row < left)[:, None], part, 0)).reshape(side, side, n, width).sum(1).sum(0)
+            - lost
+        )
+        total = sums + part
+        return total, total - sums - part
 
-    return jax.lax.fori_loop(0, count, step, jnp.zeros((n, len(dataclasses.fields(Sums)))))
+    zeros = jnp.zeros((n, width))
+    return jax.lax.fori_loop(0, count, step, (zeros, zeros))[0]
 
 
 class Known(NamedTuple):
@@ -416,7 +437,7 @@ class _Wanted:
     def table(self, terms: Terms) -> jax.Array:
         if terms not in self.terms:
             self.terms[terms] = None
-            self.room -= self.tables.n * self.tables.bytes_of(terms)
+            self.room -= 0 if self.tables.holds(terms) else self.tables.n * self.tables.bytes_of(terms)
         value = shape_of(self.tables.shapes, terms)
         return jnp.zeros((self.tables.n, *value.shape), value.dtype)
 
@@ -430,7 +451,7 @@ class _Wanted:
     def combined(self, name: str, what: Combined) -> jax.Array | None:
         value, n = self.tables.shape(what), math.prod(self.tables.sizes(what))
         if name not in self.combinations:
-            left = self.room - n * size(value.shape, value.dtype)
+            left = self.room - (0 if self.tables.holds(name) else n * size(value.shape, value.dtype))
             if left < 0:
                 return None
             self.room, self.combinations[name] = left, what

@@ -29,7 +29,8 @@ class Kernel:
     Attributes:
       log_weights: `log_weights(parameters, values) -> [value, value]`: how likely a datum of each value (column) is to
         stand in for one of each value (row), up to a constant in each row; -inf forbids. In JAX if it shall be fitted.
-        `values` are the feature's different values, in ascending order.
+        `values` are the feature's different values: an array, in ascending order, of numbers (or rows of them); a
+        list of anything else, in order of appearance.
       parameters: a pytree of arrays, what `fit_kernels` adjusts.
 
     Example:
@@ -166,11 +167,17 @@ class Partition:
           TypeError: values that cannot be told apart.
         """
         array = np.asarray(values) if hasattr(values, "dtype") else _as_array(values)
+        if array.dtype == object and array.ndim > 1:
+            raise TypeError(f"{label}: rows of values must be numbers; give tuples instead")
         if array.ndim == 0 or len(array) != n:
             raise ValueError(f"{label}: expected a value for each of {n} data, got shape {array.shape}")
         if array.dtype.kind in "fc" and np.isnan(array).any():
             bad = int(np.isnan(array.reshape(n, -1)).any(axis=1).argmax())
             raise ValueError(f"{label}: NaN for datum {bad}; NaN equals nothing, so no datum would agree with it")
+        if array.dtype == object and any(map(_is_nan, array.reshape(-1))):
+            raise ValueError(f"{label}: NaN for datum {list(map(_is_nan, array.reshape(n, -1)[:, 0])).index(True)}")
+        if array.size == 0 and n:
+            raise ValueError(f"{label}: expected a value for each of {n} data, got shape {array.shape}")
         if array.ndim > 1:
             names, codes = np.unique(array.reshape(n, -1), axis=0, return_inverse=True)
             codes = codes.reshape(-1)
@@ -197,8 +204,11 @@ class Partition:
 
     @property
     def values(self) -> Any:
-        """The classes' names as an array, if they are numbers."""
-        return np.asarray(self.names) if np.asarray(self.names[0]).dtype.kind in "biuf" else self.names
+        """The classes' names as an array, if they are numbers or rows of them; else as a list."""
+        are_numbers = all(
+            isinstance(name, np.ndarray | np.number | np.bool_ | bool | int | float) for name in self.names
+        )
+        return np.asarray(self.names) if are_numbers else list(self.names)
 
     def log_probabilities(self, kernel: Kernel, parameters: Any) -> jax.Array:
         """The log-probability that a datum of each class (column) stands in for one of each (row), differentiable."""
@@ -236,12 +246,20 @@ class Partition:
 
 
 def _as_array(values: Any) -> np.ndarray:
+    """Numbers, or rows of them, as an array; everything else as objects, so that 0 is not "0"."""
     values = list(values)
-    if values and not isinstance(values[0], (bool, int, float, str, np.generic)):
-        array = np.empty(len(values), object)
-        array[:] = values
-        return array
-    return np.asarray(values)
+    rows = values and all(isinstance(value, list | np.ndarray) for value in values)
+    numbers = all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values)
+    if numbers or (rows and len({np.shape(value) for value in values}) == 1):
+        return np.asarray(values)
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def _is_nan(value: Any) -> bool:
+    """NaN, or a tuple that holds one."""
+    return any(map(_is_nan, value)) if isinstance(value, tuple) else isinstance(value, float) and value != value
 
 
 def draw(

@@ -11,7 +11,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from jaxinterp.scrubbing.graph import Graph
-from jaxinterp.scrubbing.hypothesis import Feature, Hypothesis
+from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Feature, Hypothesis
 from jaxinterp.scrubbing.runner import EVERYTHING, ITSELF, Ready, check_run, make_ready, run_ready
 from jaxinterp.scrubbing.samplers import Classes, Draw, Kernel
 from jaxinterp.scrubbing.tables import Tables
@@ -88,9 +88,10 @@ def smallest_set(
       (['c', 'b'], ['a'])
     """
     check_run(num_samples, key)
-    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True)
+    max_places = run.pop("max_places", MAX_PLACES)
     if made := [name for name, s in hypothesis.samplers.items() if str(s) in ("disagree", "kernel", "generator")]:
         raise ValueError(f"smallest_set: the sampler of {made[0]!r} is {str(hypothesis.samplers[made[0]])!r}")
+    ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
     search_key, own_key = jax.random.split(key)
 
     def score(left_out: list[str], key: jax.Array) -> Any:
@@ -98,6 +99,8 @@ def smallest_set(
         return run_ready(ready, num_samples, key, classes=classes, bits_of=bits_of, progress=False, **run)
 
     whole = score([], search_key)
+    if whole.non_finite:
+        raise ValueError(f"{whole.non_finite} of {num_samples} losses are not finite: no score can be compared")
     if not whole.recovered >= keep:
         raise ValueError(f"keep={keep} is more than the {whole.recovered:.3f} that the whole hypothesis recovers")
     left_out: list[str] = []
@@ -218,6 +221,10 @@ def fit_kernels(
       True
     """
     check_run(num_samples, key)
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"steps must be an int of at least 1, got {steps!r}")
+    if num_samples < 2 or not np.isfinite(freedom):
+        raise ValueError(f"expected num_samples of at least 2 and a finite freedom, got {num_samples} and {freedom}")
     kernels = {
         name: sampler
         for name, sampler in hypothesis.samplers.items()
@@ -225,7 +232,7 @@ def fit_kernels(
     }
     if not kernels:
         raise ValueError("fit_kernels: no sampler of the hypothesis is a Kernel with parameters")
-    ready = make_ready(hypothesis, params, dataset, tables=tables)
+    ready = make_ready(hypothesis, params, dataset, tables=tables, max_places=run.pop("max_places", MAX_PLACES))
     bounds = ready.tables.bounds
     gap = float(bounds.random_loss.mean() - bounds.model_loss.mean())
     optimizer = optax.adam(learning_rate)
@@ -260,6 +267,8 @@ def fit_kernels(
         result = run_ready(
             ready, num_samples, jax.random.fold_in(key, step), classes=classes, keep_samples=True, progress=False, **run
         )
+        if result.non_finite:
+            raise ValueError(f"step {step}: {result.non_finite} of {num_samples} losses are not finite")
         assert result.samples is not None
         slope, entropies = gradient(parameters, result.samples.datum.values, result.samples.loss.values)
         history.append((result.recovered, jax.device_get(entropies)))

@@ -72,6 +72,10 @@ class Tables:
             self._values |= dict(zip(new, _pass(self.graph, self.params, self.data, tuple(new)), strict=True))
         return {one: self._values[one] for one in terms if one in self._values}
 
+    def holds(self, what: Terms | str) -> bool:
+        """Whether there is a table of these terms, or of this combination, already."""
+        return what in self._combined if isinstance(what, str) else what in self._values
+
     @property
     def room(self) -> int:
         """Bytes that are left for tables; some are always kept for the output, without which nothing is scored."""

@@ -240,7 +240,7 @@ def test_edges_must_be_edges():
     [
         (np.array([0, np.nan, 1, 0]), np.zeros((4, 2)), "feature 'f': NaN for datum 1"),
         (np.arange(3), np.zeros((4, 2)), "expected a value for each of 4 data"),
-        ([[1], [2], [3], [4]], np.zeros((4, 2)), "values must be hashable"),
+        ([{1}, {2}, {3}, {4}], np.zeros((4, 2)), "values must be hashable"),
         (None, {"x": np.zeros((4, 2)), "y": np.zeros(3)}, "one datum axis of the same length, got .3, 4."),
         (None, np.zeros((0, 2)), "the dataset is empty"),
     ],
@@ -308,3 +308,24 @@ def test_what_has_few_different_values_is_looked_up_in_all_combinations():
     a, b, d = data[:, 0], np.floor(data[:, 1]), data[:, 1]
     drawn = [one.datum.sel(draw=name).values for name in ("out/c: others", "out/c/b", "out: others")]
     np.testing.assert_allclose(one.loss, np.tanh(a[drawn[0]] * b[drawn[1]]) + d[drawn[2]], rtol=1e-5, atol=1e-6)
+
+
+def test_sums_of_many_samples_are_not_rounded_away():
+    graph = ji.Graph({"out": ji.Node(lambda params, x: 0.1 + 0 * x, ("input",))}, "out")
+    claim = ji.Hypothesis(graph, {"f": ji.Feature()}, {"f": "out"})
+    for n in (2, 100):
+        result = ji.scrub(claim, None, np.zeros(n, np.float32), num_samples=1_000_000, key=KEY)
+        np.testing.assert_allclose(result.loss, np.float32(0.1), rtol=1e-6)
+
+
+def test_values_that_differ_are_told_apart():
+    def sizes(values):
+        return sorted(Partition.of(values, len(values), "f").sizes.tolist())
+
+    assert sizes([0, "0", 0]) == [1, 2]
+    assert sizes([[0, 1], [0, 1], [1, 1]]) == sizes(np.array([[0, 1], [0, 1], [1, 1]])) == [1, 2]
+    assert sizes([(0,), (0, 1), (0,)]) == [1, 2]
+    with pytest.raises(ValueError, match="NaN for datum 1"):
+        Partition.of([(0.0, 1), (float("nan"), 1)], 2, "f")
+    with pytest.raises(ValueError, match=r"got shape \(2, 0\)"):
+        Partition.of(np.zeros((2, 0)), 2, "f")

@@ -12,6 +12,8 @@ from jaxinterp.model.layers import unembed
 from jaxinterp.model.tap import Tap
 from jaxinterp.model.where import Geometry
 from jaxinterp.scrubbing import ablations, adversary, direct_paths, fit_kernels, gaussian_kernel, smallest_set
+from jaxinterp.scrubbing.adversary import _families, _first_state, _moves
+from jaxinterp.scrubbing.runner import make_ready, run_ready
 
 KEY = jax.random.key(0)
 
@@ -194,3 +196,81 @@ def test_a_transformer_without_what_is_not_claimed():
     logits = unembed(config, params, stream, Tap({}, Geometry(1, 6), {}, {}))[:, -1]
     losses = -jax.nn.log_softmax(logits)[np.arange(40), data["label"]]
     np.testing.assert_allclose(table.loss.sel(test="zero"), losses.mean(), rtol=1e-4)
+
+
+def states(claim, data, **how):
+    ready = make_ready(claim, None, data, apart=True)
+    start = _first_state(ready)
+    return ready, start, lambda state: _moves(ready, state, _families(ready, how.get("refine_by")), correlate=True)
+
+
+def drawn(ready, state, n=2000):
+    """The data drawn for each node of the plan."""
+    bits_of = np.arange(len(ready.plan))
+    classes = {}
+    for group in state:
+        bits_of[list(group.draws)] = group.draws[0]
+        classes |= {ready.plan[number].table: jax.device_put(group.partition.classes()) for number in group.draws}
+    samples = run_ready(ready, n, KEY, classes=classes, bits_of=bits_of, keep_samples=True).samples.datum
+    return {one.node: samples.values[:, number] for number, one in enumerate(ready.plan)}
+
+
+def test_what_is_refined_apart_is_drawn_apart():
+    """Whichever of two nodes that run together is refined, the other is drawn independently of it."""
+    graph, data = planted(*((name, lambda sign, noise: sign + noise) for name in ("a", "u1", "u2")))
+    ready, start, moves = states(claim_of(graph, "a"), data)
+    for name, other in (("u1", "u2"), ("u2", "u1")):
+        found = drawn(ready, moves(start)[f"{name} (left out) agrees also on: answer"])
+        assert abs(np.corrcoef(found[name], found[other])[0, 1]) < 0.1
+        assert (data[found[name], 0] == data[found["logit"], 0]).all()
+        found = drawn(ready, moves(start)["u1 (left out) and a (a) have one datum".replace("u1", name)])
+        assert (found[name] == found["a"]).all()
+        assert abs(np.corrcoef(found[name], found[other])[0, 1]) < 0.1
+    plain = drawn(ready, start)
+    assert (plain["u1"] == plain["u2"]).all()
+
+
+def test_moves_only_make_more_specific():
+    """Each move leaves what was tied tied, and every partition finer or as it was."""
+    graph, data = planted(*((name, lambda sign, noise: sign + noise) for name in ("a", "b", "u1", "u2")))
+    _, start, moves = states(claim_of(graph, "a", "b"), data, refine_by={"n": lambda x: x[:, 1] > 0})
+
+    def partitions(state):
+        return {number: group.partition for group in state for number in group.draws}
+
+    for first, state in moves(start).items():
+        tied = [group.draws for group in state if group.tied]
+        for second, after in moves(state).items():
+            assert sorted(partitions(after)) == sorted(partitions(start)), (first, second)
+            for number, partition in partitions(after).items():
+                before = partitions(state)[number]
+                assert len((before & partition).sizes) == len(partition.sizes), (first, second)
+            assert all(any(set(draws) <= set(group.draws) for group in after) for draws in tied), (first, second)
+
+
+def test_a_generator_above_leaves_what_is_below_as_it_is():
+    nodes = {
+        "a": ji.Node(lambda params, x: x, ("input",)), "b": ji.Node(lambda params, a, x: a[0] * x[1], ("a", "input")),
+        "out": ji.Node(lambda params, b: b, ("b",)),
+    }  # fmt: skip
+    graph = ji.Graph(nodes, "out", loss=lambda out, x: jnp.square(out - x.prod()))
+    features = {"out": ji.Feature(None, ("b",)), "b": ji.Feature(lambda x: x[:, 0], ("a",)), "a": None}
+    samplers = {"b": ji.scrubbing.Generator(lambda key, x: x.at[1].set(100.0)), "a": "exact"}
+    claim = ji.Hypothesis(graph, features, {name: name for name in features}, samplers)
+    data = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    assert ji.scrubbing.what_hurts(claim, None, data, num_samples=100, key=KEY).part.values.tolist() == ["b"]
+    attack = adversary(claim, None, data, num_samples=100, key=KEY)
+    assert np.isfinite(attack.worst.recovered)
+
+
+def test_what_cannot_be_searched_is_told():
+    graph, data = planted(("a", lambda sign, noise: sign), ("b", lambda sign, noise: jnp.where(noise > 1, jnp.nan, 0)))
+    claim, run = claim_of(graph, "a"), {"num_samples": 400, "key": KEY}
+    with pytest.raises(ValueError, match="most_moves must be an int of at least 1, got 0"):
+        adversary(claim, None, data, **run, most_moves=0)
+    for search in (adversary, lambda *given, **how: smallest_set(*given, keep=0.1, **how)):
+        with pytest.raises(ValueError, match=r"losses are not finite: no score can be compared"):
+            search(claim, None, data, **run)
+    kernel = dataclasses.replace(claim, samplers={"a": gaussian_kernel(1.0)})
+    with pytest.raises(ValueError, match="steps must be an int of at least 1, got 0"):
+        fit_kernels(kernel, None, data, **run, freedom=0.1, steps=0)
