@@ -180,6 +180,7 @@ def test_ablations_are_those_of_their_definition():
     assert difference < 4 * (plain.recovered_error + table.error.sel(test="scrubbed"))
 
 
+@pytest.mark.slow
 def test_a_transformer_without_what_is_not_claimed():
     """Zero ablation through the graph is that of the forward with the nodes' sites set to zero."""
     config = ji.TransformerConfig(n_layers=1, d_model=16, n_heads=2, d_vocab=11, n_ctx=6)
