@@ -92,7 +92,8 @@ NAMES = (
 )  # fmt: skip
 
 
-SELDOM = "attention", "roles", "sets", "standing edits", "tracing", "paths"  # `test_paths` has prompts in batches
+#: By default not run; `test_paths` has prompts in batches.
+SELDOM = "attention", "roles", "each prompt", "mean", "sets", "standing edits", "tracing", "paths"
 LEFT = "each prompt", "sets", "standing edits", "tracing"
 
 

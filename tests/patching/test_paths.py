@@ -426,7 +426,6 @@ def test_a_run_patched_from_itself_does_not_change(float64, mode):
     assert (effects == 0).all()
 
 
-@pytest.mark.slow
 def test_prompts_in_batches_have_the_effects_they_have_at_once(float64, monkeypatch):
     rng, n = np.random.default_rng(0), 20
     model, params, _, _ = tiny()
