@@ -10,10 +10,11 @@ that a head of layer 0 writes there (2); that the horizon head reads it position
 Two readings are scrubbed: "direct", the source's, and "by way of MLPs", where the output may read heads also through
 the MLPs at position 0, for a first look at this model, before this protocol, showed that it reads little else than
 its last MLP. Heads get their roles on other strings than those that are scrubbed, by ablation: each head is resampled
-alone; those that raise the loss by 1 % of the loss of random outputs or more are important. The horizon head is, of
-those whose ablation hurts strings that fail the horizon alone more than strings that fail the count alone, the one that
-hurts most; all other important heads are count heads. Of layer 0, the head whose resampling at position 1 costs claim
-1+2 most writes the share. If no heads are important, those of the source's model are scrubbed.
+alone; those that lose 1 % of the performance or more are important. The horizon head is, of those whose ablation hurts
+strings that fail the horizon alone more than strings that fail the count alone, the one that hurts most; all other
+important heads after layer 0 are count heads. Of layer 0, the head whose resampling at position 1 costs claim 1+2 most
+writes the share. If fewer than two heads are important, or none is about the horizon, those of the source's model are
+scrubbed.
 
 A claim is held if the whole 95 % interval of what is recovered lies above the source's value less 5 points. Intervals
 are clustered by string. Controls: nothing claimed; the output itself claimed; claim 1b with the horizon head labelled
