@@ -75,6 +75,7 @@ def adversary(
     most_moves: int = 3,
     max_tries: int = 2000,
     tables: Tables | None = None,
+    max_places: int | None = MAX_PLACES,
     progress: bool | None = None,
     **run: Any,
 ) -> Attack:
@@ -120,7 +121,6 @@ def adversary(
     check_run(num_samples, key)
     if type(most_moves) is not int or most_moves < 1:
         raise ValueError(f"most_moves must be an int of at least 1, got {most_moves!r}")
-    max_places = run.pop("max_places", MAX_PLACES)
     ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
     families = _families(ready, refine_by)
     start = state = _first_state(ready)

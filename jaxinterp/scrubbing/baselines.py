@@ -12,7 +12,7 @@ from jaxinterp.scrubbing.graph import Graph, values
 from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Hypothesis
 from jaxinterp.scrubbing.lookup import Evaluator, take
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
-from jaxinterp.scrubbing.runner import ITSELF, Known, Ready, check_run, make_ready, run_ready
+from jaxinterp.scrubbing.runner import ITSELF, MadeTables, Ready, check_run, check_tables, make_ready, run_ready
 from jaxinterp.scrubbing.tables import PASS, Tables, first, n_data, node_shapes, scored
 
 ABLATIONS = ("zero", "mean")
@@ -26,6 +26,7 @@ def ablations(
     num_samples: int,
     key: jax.Array,
     tables: Tables | None = None,
+    max_places: int | None = MAX_PLACES,
     **run: Any,
 ) -> xr.Dataset:
     """What is recovered if a hypothesis's nodes are kept as they are and all others ablated, beside its scrub.
@@ -58,9 +59,7 @@ def ablations(
       {'scrubbed': 0.8, 'resampled': 0.8, 'mean': 0.9, 'zero': 0.8}
     """
     check_run(num_samples, key)
-    if made := [name for name, s in hypothesis.samplers.items() if str(s) in ("disagree", "kernel", "generator")]:
-        raise ValueError(f"ablations: the sampler of {made[0]!r} is {str(hypothesis.samplers[made[0]])!r}")
-    max_places = run.pop("max_places", MAX_PLACES)
+    check_tables(hypothesis, "ablations")
     ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
     itself = ready.tables.classes(ITSELF, "")
     kept = {one.table: itself for one in ready.plan if one.feature}
@@ -137,7 +136,7 @@ def _with_constants(
 
     def step(at: jax.Array) -> tuple[jax.Array, jax.Array]:
         draws = [at] * len(plan)
-        evaluator = Evaluator(graph, params, data, draws, Known(known), shapes, constants)
+        evaluator = Evaluator(graph, params, data, draws, MadeTables(known), shapes, constants)
         return scored(graph, evaluator.output(root), jax.tree.map(lambda leaf: take(leaf, at), data))
 
     return tuple(part.reshape(-1)[:n] for part in jax.lax.map(step, jnp.asarray(_in_steps(n)[0])))

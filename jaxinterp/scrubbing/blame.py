@@ -8,6 +8,7 @@ import xarray as xr
 
 from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Hypothesis
 from jaxinterp.scrubbing.runner import ITSELF, ScrubResult, check_run, make_ready, run_ready, scrub
+from jaxinterp.scrubbing.samplers import COMPILED
 from jaxinterp.scrubbing.tables import Tables
 
 
@@ -19,6 +20,7 @@ def what_hurts(
     num_samples: int,
     key: jax.Array,
     tables: Tables | None = None,
+    max_places: int | None = MAX_PLACES,
     **run: Any,
 ) -> xr.Dataset:
     """How much is recovered if one part of a hypothesis is not resampled: what gains most hurts most.
@@ -58,13 +60,12 @@ def what_hurts(
       (['b', 'first'], 1.0)
     """
     check_run(num_samples, key)
-    max_places = run.pop("max_places", MAX_PLACES)
     ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
     itself = ready.tables.classes(ITSELF, "")
     own = run_ready(ready, num_samples, key, **run)
     found: list[tuple[str, str, ScrubResult]] = []
     for name, sampler in hypothesis.samplers.items():
-        if str(sampler) in ("disagree", "kernel", "generator"):  # part of the program
+        if str(sampler) in COMPILED:
             changed = dataclasses.replace(hypothesis, samplers={**hypothesis.samplers, name: "exact"})
             result = scrub(
                 changed, params, dataset, num_samples=num_samples, key=key, tables=tables, max_places=max_places, **run

@@ -16,7 +16,7 @@ from jaxinterp.model.sampling import check_key
 from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Feature, Hypothesis
 from jaxinterp.scrubbing.lookup import Combined, Evaluator, Library, Terms, size, take
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
-from jaxinterp.scrubbing.samplers import Classes, Draw, Generator, Kernel, Made, Partition, Swaps, draw
+from jaxinterp.scrubbing.samplers import COMPILED, Classes, Draw, Generator, Kernel, Made, Partition, Swaps, draw
 from jaxinterp.scrubbing.tables import Tables, fingerprint, n_data, node_shapes, scored, shape_of, tables_for
 
 #: Memory for the samples under way, unless said otherwise, and the most that are.
@@ -69,7 +69,7 @@ def scrub(
       clip: what a loss counts at most in `clipped_loss`.
       keep_samples: whether each sample's loss and the data drawn for it are kept (`.samples`).
       tables: values to look up; by default those that the graph keeps of the last params and dataset it was asked
-        about (in `graph._tables`, for as long as the graph lives).
+        about (in `graph._tables`; compiled programs keep the graph until `jax.clear_caches()`).
       max_places: how many places the hypothesis may unfold to; None for any number.
       max_bytes: memory for the samples under way; by default 256 MiB. Tables may take 2 GiB beside them; what has no
         room in them is computed.
@@ -260,6 +260,15 @@ def check_run(num_samples: int, key: jax.Array) -> None:
     check_key(key)
 
 
+def check_tables(hypothesis: Hypothesis, who: str) -> None:
+    """Raises a ValueError for a sampler that is part of the program, where all must be tables."""
+    for name, sampler in hypothesis.samplers.items():
+        if str(sampler) in COMPILED:
+            raise ValueError(
+                f"{who}: the sampler of {name!r} is {str(sampler)!r}; expected 'agree', 'exact', 'unconditional'"
+            )
+
+
 def report(hypothesis: Hypothesis, partitions: Mapping[str, Partition]) -> xr.Dataset:
     """What weakens a test, feature by feature.
 
@@ -363,7 +372,7 @@ def _chunk(
     references = take(given.order, (offset + jnp.arange(size)) % len(given.order))
 
     key = jax.random.fold_in(given.key, number)
-    return _sampled(hypothesis, given, Known(given.tables), references, key, apart=apart, clip=clip)
+    return _sampled(hypothesis, given, MadeTables(given.tables), references, key, apart=apart, clip=clip)
 
 
 _one_chunk = jax.jit(_chunk, static_argnames=("hypothesis", "apart", "size", "clip"))
@@ -386,16 +395,14 @@ def _many_chunks(
 
     n, width = len(given.order), len(dataclasses.fields(Sums))
     # float32 sums: few addends in each cell, and what each step loses is carried along (Kahan)
-    cells = max(1, CELLS // n)
-    side = math.isqrt(cells)
-    cells = side**2
+    side = max(1, math.isqrt(CELLS // n))
     row = jnp.arange(size)
 
     def step(i: jax.Array, carried: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         sums, lost = carried
         where = (offset + i * size) % n, first + i
         part, draws = _chunk(hypothesis, given, *where, apart=apart, size=size, clip=clip)
-        own = jnp.zeros((cells * n, width)).at[row % cells * n + draws[0]]
+        own = jnp.zeros((side**2 * n, width)).at[row % side**2 * n + draws[0]]
         part = (
             own.add(jnp.where((i * size + row < left)[:, None], part, 0)).reshape(side, side, n, width).sum(1).sum(0)
             - lost
@@ -407,7 +414,7 @@ def _many_chunks(
     return jax.lax.fori_loop(0, count, step, (zeros, zeros))[0]
 
 
-class Known(NamedTuple):
+class MadeTables(NamedTuple):
     """A library whose tables have been made, by name."""
 
     tables: Mapping[str, Any]

@@ -15,6 +15,9 @@ from jaxinterp.scrubbing.lookup import take
 #: How a datum is drawn for a node of the interpretation, given that of the node which reads it.
 SAMPLERS = ("agree", "exact", "unconditional", "disagree")
 
+#: Samplers that are part of a compiled program; all others are tables, which may be exchanged.
+COMPILED = ("disagree", "kernel", "generator")
+
 #: Memory of a kernel's table, at most.
 KERNEL_BYTES = 2**31
 

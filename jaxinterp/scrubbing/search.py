@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from jaxinterp.scrubbing.graph import Graph
 from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Feature, Hypothesis
-from jaxinterp.scrubbing.runner import EVERYTHING, ITSELF, Ready, check_run, make_ready, run_ready
+from jaxinterp.scrubbing.runner import EVERYTHING, ITSELF, Ready, check_run, check_tables, make_ready, run_ready
 from jaxinterp.scrubbing.samplers import Classes, Draw, Kernel
 from jaxinterp.scrubbing.tables import Tables
 
@@ -50,6 +50,7 @@ def smallest_set(
     num_samples: int,
     key: jax.Array,
     tables: Tables | None = None,
+    max_places: int | None = MAX_PLACES,
     progress: bool | None = None,
     **run: Any,
 ) -> xr.Dataset:
@@ -88,9 +89,7 @@ def smallest_set(
       (['c', 'b'], ['a'])
     """
     check_run(num_samples, key)
-    max_places = run.pop("max_places", MAX_PLACES)
-    if made := [name for name, s in hypothesis.samplers.items() if str(s) in ("disagree", "kernel", "generator")]:
-        raise ValueError(f"smallest_set: the sampler of {made[0]!r} is {str(hypothesis.samplers[made[0]])!r}")
+    check_tables(hypothesis, "smallest_set")
     ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
     search_key, own_key = jax.random.split(key)
 
@@ -175,6 +174,7 @@ def fit_kernels(
     key: jax.Array,
     learning_rate: float = 0.1,
     tables: Tables | None = None,
+    max_places: int | None = MAX_PLACES,
     progress: bool | None = None,
     **run: Any,
 ) -> tuple[Hypothesis, xr.Dataset]:
@@ -232,7 +232,7 @@ def fit_kernels(
     }
     if not kernels:
         raise ValueError("fit_kernels: no sampler of the hypothesis is a Kernel with parameters")
-    ready = make_ready(hypothesis, params, dataset, tables=tables, max_places=run.pop("max_places", MAX_PLACES))
+    ready = make_ready(hypothesis, params, dataset, tables=tables, max_places=max_places)
     bounds = ready.tables.bounds
     gap = float(bounds.random_loss.mean() - bounds.model_loss.mean())
     optimizer = optax.adam(learning_rate)
@@ -255,7 +255,7 @@ def fit_kernels(
             free = sum(entropies.values()) / (len(kernels) * np.log(ready.tables.n))
             return -(logs * jax.lax.stop_gradient(above)).mean() / gap + freedom * free, entropies
 
-        return jax.grad(lambda p: objective(p)[0])(parameters), objective(parameters)[1]
+        return jax.grad(objective, has_aux=True)(parameters)
 
     history: list[tuple[float, dict[str, Any]]] = []
     disable = None if progress is None else not progress
