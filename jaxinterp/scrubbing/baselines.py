@@ -13,7 +13,7 @@ from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Hypothesis
 from jaxinterp.scrubbing.lookup import Evaluator, take
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
 from jaxinterp.scrubbing.runner import ITSELF, MadeTables, Ready, check_run, check_tables, make_ready, run_ready
-from jaxinterp.scrubbing.tables import PASS, Tables, first, n_data, node_shapes, scored
+from jaxinterp.scrubbing.tables import Tables, first, in_steps, n_data, node_shapes, scored
 
 ABLATIONS = ("zero", "mean")
 
@@ -97,13 +97,6 @@ def _ablated(ready: Ready, *, zero: bool) -> ScrubResult:
     return summarise(sums, tables.bounds, np.inf, ready.partitions[hypothesis.root], xr.Dataset(), None)
 
 
-def _in_steps(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the numbers of all data, [step, datum of it]; which of them count, for some stand twice)."""
-    steps = -(-n // PASS)
-    at = np.arange(steps * -(-n // steps), dtype=np.int32).reshape(steps, -1)
-    return at % n, at < n
-
-
 @functools.partial(jax.jit, static_argnames=("graph", "nodes"))
 def _means(graph: Graph, params: Any, data: Any, nodes: tuple[str, ...]) -> dict[str, jax.Array]:
     """Of nodes' values over a dataset."""
@@ -118,7 +111,7 @@ def _means(graph: Graph, params: Any, data: Any, nodes: tuple[str, ...]) -> dict
             lambda total, each: total + jnp.einsum("n,n...->...", counts.astype(each.dtype), each), sums, found
         ), None
 
-    at, counts = _in_steps(n_data(data))
+    at, counts = in_steps(n_data(data))
     shapes = jax.eval_shape(one, first(data))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     sums, _ = jax.lax.scan(step, zeros, (at, counts.astype(np.float32)))
@@ -139,4 +132,4 @@ def _with_constants(
         evaluator = Evaluator(graph, params, data, draws, MadeTables(known), shapes, constants)
         return scored(graph, evaluator.output(root), jax.tree.map(lambda leaf: take(leaf, at), data))
 
-    return tuple(part.reshape(-1)[:n] for part in jax.lax.map(step, jnp.asarray(_in_steps(n)[0])))
+    return tuple(part.reshape(-1)[:n] for part in jax.lax.map(step, jnp.asarray(in_steps(n)[0])))

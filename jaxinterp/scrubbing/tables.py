@@ -258,12 +258,21 @@ def _pass(graph: Graph, params: Any, data: Any, terms: tuple[Terms, ...]) -> lis
         known = dict(zip(parts, values(graph, params, datum, parts), strict=True))
         return [functools.reduce(jnp.add, [known[part] for part in one]) for one in terms]
 
-    n = len(jax.tree.leaves(data)[0])
+    return _stepwise(one, data)
+
+
+def in_steps(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the numbers 0 to n - 1 in steps of one size, [step, number of it]; which count, for some stand twice)."""
     steps = -(-n // PASS)
-    each = -(-n // steps)
-    whole = jax.tree.map(lambda leaf: leaf[np.arange(steps * each) % n].reshape(steps, each, *leaf.shape[1:]), data)
-    found = jax.lax.map(jax.vmap(one), whole)
-    return [table.reshape(steps * each, *table.shape[2:])[:n] for table in found]
+    at = np.arange(steps * -(-n // steps), dtype=np.int32).reshape(steps, -1)
+    return at % n, at < n
+
+
+def _stepwise(fn: Callable[[Any], list[jax.Array]], data: Any) -> list[jax.Array]:
+    """A function of every datum. (`jax.lax.map(batch_size=)` compiles it twice, once for what is left over.)"""
+    at, _ = in_steps(n_data(data))
+    found = jax.lax.map(jax.vmap(fn), jax.tree.map(lambda leaf: leaf[at], data))
+    return [table.reshape(-1, *table.shape[2:])[: n_data(data)] for table in found]
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "wanted"))
@@ -274,7 +283,7 @@ def _combine(graph: Graph, params: Any, data: Any, at: jax.Array, wanted: tuple[
         data_of = [jax.tree.map(lambda leaf, i=i: take(leaf, i), data) for i in at]
         return _of_data(graph, params, wanted, data_of)
 
-    return jax.lax.map(one, at, batch_size=PASS)
+    return _stepwise(one, at)
 
 
 def _of_data(graph: Graph, params: Any, wanted: Sequence[Combined], data: Sequence[Any]) -> list[jax.Array]:
