@@ -37,14 +37,19 @@ import jax
 import numpy as np
 from common import Interval, interval, table, weights
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import jaxinterp as ji
-from jaxinterp.cards.induction import file_mean, head_scores
-from jaxinterp.cards.ngrams import fit_ngrams, ngram_losses
+from jaxinterp.cards.induction import head_scores
 from jaxinterp.io.corpus import Corpus, read_corpus, standard_library
-from jaxinterp.scrubbing.induction import REFINEMENTS, InductionRoles, induction_claim
-from jaxinterp.tasks.text import TokenStream, all_windows, tokenize_documents
+from jaxinterp.scrubbing.induction import (
+    REFINEMENTS,
+    InductionRoles,
+    induction_claim,
+    roles_by_score,
+    without_heads,
+)  # fmt: skip
+from jaxinterp.tasks.induction import helped_tokens, prompts_ending_in
+from jaxinterp.tasks.text import tokenize_documents
 
 #: Tokens in a prompt, with `<bos>`; prompts at most; occurrences that a whitelisted token has at least.
 N_POS, PROMPTS, OCCURRENCES = 128, 2000, 200
@@ -53,66 +58,9 @@ N_POS, PROMPTS, OCCURRENCES = 128, 2000, 200
 SCORE = 0.1
 
 
-def mixture_losses(rows: np.ndarray, bigram: np.ndarray) -> np.ndarray:
-    """Losses of an equal mixture of a bigram model and of what followed the current token before: float[row, pos - 1].
-
-    Args:
-      rows: int[row, pos]. bigram: the bigram model's losses, float[row, pos - 1].
-    """
-    mixed = np.exp(-bigram)
-    for row, probability in zip(rows, mixed, strict=True):
-        followed: dict[int, dict[int, int]] = {}
-        for place, (current, following) in enumerate(itertools.pairwise(row.tolist())):
-            before = followed.setdefault(current, {})
-            if before:
-                share = before.get(following, 0) / sum(before.values())
-                probability[place] = (probability[place] + share) / 2
-            before[following] = before.get(following, 0) + 1
-    return -np.log(mixed)
-
-
-def whitelist(train: TokenStream, listed: TokenStream, d_vocab: int) -> np.ndarray:
-    """The tokens after which induction helps, by the rule above: int[token]."""
-    train_rows, _ = all_windows(train, N_POS)
-    rows, document = all_windows(listed, N_POS)
-    bigrams = fit_ngrams(train_rows, train_rows[:, 1:] != train.bos, n=2, d_vocab=d_vocab)
-    bigram = ngram_losses(bigrams, rows)
-    gain = mixture_losses(rows, bigram) - bigram
-    current, real = rows[:, :-1], rows[:, 1:] != listed.bos
-    found = []
-    for token in tqdm(np.flatnonzero(np.bincount(current[real], minlength=d_vocab) >= OCCURRENCES), desc="tokens"):
-        where = real & (current == token)
-        if len(np.unique(document[where.any(axis=1)])) > 1 and file_mean(gain, where, document)[2] < 0:
-            found.append(token)
-    return np.array(found)
-
-
-def prompts(stream: TokenStream, tokens: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Prompts that end in one of some tokens, the next token as `label`, and each one's `document`."""
-    begins = np.concatenate([[0], stream.ends[:-1]])
-    document = np.searchsorted(stream.ends, np.arange(len(stream.tokens)), side="right")
-    place = np.arange(len(stream.tokens))
-    whole = (place - begins[document] >= N_POS - 2) & (place + 1 < stream.ends[document])
-    ends = np.flatnonzero(whole & np.isin(stream.tokens, tokens))
-    ends = np.sort(np.random.default_rng(seed).permutation(ends)[:PROMPTS])
-    rows = stream.tokens[ends[:, None] + np.arange(2 - N_POS, 1)]
-    rows = np.concatenate([np.full((len(rows), 1), stream.bos), rows], axis=1)
-    return {
-        "tokens": rows.astype(np.int32), "label": stream.tokens[ends + 1].astype(np.int32),
-        "document": document[ends].astype(np.int32),
-    }  # fmt: skip
-
-
-def direct(model: Any, params: Any, data: Any, heads: tuple[int, ...]) -> ji.Hypothesis:
-    """The model with the outputs of some heads of layer 1 resampled."""
-    graph = ji.scrubbing.transformer_graph(model, params, {name: leaf[:4] for name, leaf in data.items()}, read=-1)
-    claim = ji.scrubbing.direct_paths(graph)
-    return dataclasses.replace(claim, samplers={**claim.samplers, **{f"a1.h{head}": "unconditional" for head in heads}})
-
-
 def by_prompt(claim: ji.Hypothesis, params: Any, data: Any, n: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """(mean loss of each prompt's samples, its loss in the model)."""
-    n = max(n, len(data["label"]))  # each prompt at least once
+    n = max(n, len(data))  # each prompt at least once
     result = ji.scrub(claim, params, data, num_samples=n, key=key).by_datum
     return result.loss.values, result.model_loss.values
 
@@ -129,29 +77,25 @@ def over_files(values: np.ndarray, document: np.ndarray, seed: int = 0) -> np.nd
 def roles_of(model: Any, params: Any, data: Any, bos: int, n: int, key: jax.Array) -> tuple[InductionRoles, Any]:
     """(the heads' roles by the rule above, what they rest on)."""
     scores, _ = head_scores(model, params, bos=bos, n=50)
-    induction, repeats = scores["induction"].mean(0)[1], scores["duplicate token"].mean(0)[0]
     costs = {}
     for head in range(model.config.n_heads):
-        loss, plain = by_prompt(direct(model, params, data, (head,)), params, data, n, key)
-        costs[head] = interval(over_files(loss - plain, data["document"]))
-    chosen = tuple(int(head) for head in np.flatnonzero(induction >= SCORE) if costs[int(head)].low > 0)
-    chosen = chosen or tuple(int(head) for head in np.sort(np.argsort(-induction)[:2]))
-    attend = np.argsort(-repeats)[:3]
-    told = [int(head) for head in np.sort(attend) if repeats[head] >= SCORE] or [int(head) for head in np.sort(attend)]
-    rest = {"induction scores": induction.tolist(), "duplicate-token scores": repeats.tolist(), "costs": costs}
-    return InductionRoles(chosen, tuple(told)), rest
+        loss, plain = by_prompt(without_heads(model, params, data, (head,)), params, data, n, key)
+        costs[head] = interval(over_files(loss - plain, data.document))
+    useful = [head for head, cost in costs.items() if cost.low > 0]
+    means = {name: each.mean(0).tolist() for name, each in scores.items()}
+    return roles_by_score(scores, least=SCORE, among=useful), {"scores": means, "costs": costs}
 
 
 def scrubbed(
     model: Any, params: Any, data: Any, roles: InductionRoles, others: tuple[int, ...], n: int, key: jax.Array
 ) -> dict[str, np.ndarray]:
     """What each hypothesis recovers: float[1 + draws] by its name."""
-    zero, plain = by_prompt(direct(model, params, data, roles.induction), params, data, n, key)
+    zero, plain = by_prompt(without_heads(model, params, data, roles.induction), params, data, n, key)
     found = {}
 
     def recovered(claim: ji.Hypothesis, floor: np.ndarray = zero) -> np.ndarray:
         loss, _ = by_prompt(claim, params, data, n, key)
-        sums = over_files(np.stack([floor - loss, floor - plain], axis=1), data["document"])
+        sums = over_files(np.stack([floor - loss, floor - plain], axis=1), data.document)
         return sums[:, 0] / sums[:, 1]
 
     for count in range(len(REFINEMENTS) + 1):
@@ -161,9 +105,9 @@ def scrubbed(
     found["control: keys two before"] = recovered(induction_claim(model, params, data, roles, REFINEMENTS, offset=2))
     if others:
         wrong = dataclasses.replace(roles, induction=others)
-        floor, _ = by_prompt(direct(model, params, data, wrong.induction), params, data, n, key)
+        floor, _ = by_prompt(without_heads(model, params, data, wrong.induction), params, data, n, key)
         found["control: other heads"] = recovered(induction_claim(model, params, data, wrong, REFINEMENTS), floor)
-    found["added, nats"] = over_files(zero - plain, data["document"])
+    found["added, nats"] = over_files(zero - plain, data.document)
     return found
 
 
@@ -217,11 +161,15 @@ def main() -> None:
         model, params, tokenizer = ji.load(name)
         streams = {part: tokenize_documents(tokenizer, corpus.documents(part))
                    for part in ("train", "whitelist", "selection", "evaluation")}  # fmt: skip
-        tokens = whitelist(streams["train"], streams["whitelist"], model.config.d_vocab)
-        selection, data = (prompts(streams[part], tokens, seed=0) for part in ("selection", "evaluation"))
+        tokens = helped_tokens(
+            streams["train"], streams["whitelist"], d_vocab=model.config.d_vocab, n_pos=N_POS, occurrences=OCCURRENCES
+        )
+        selection, data = (
+            prompts_ending_in(streams[part], tokens, n=PROMPTS, n_pos=N_POS) for part in ("selection", "evaluation")
+        )
         roles, rest = roles_of(model, params, selection, streams["train"].bos, asked.samples // 4, key)
-        print(f"\n{name}: {len(tokens)} tokens, {len(data['label']):,} prompts, {roles}\n")
-        rank = np.argsort(rest["induction scores"], kind="stable")
+        print(f"\n{name}: {len(tokens)} tokens, {len(data):,} prompts, {roles}\n")
+        rank = np.argsort(rest["scores"]["induction"][1], kind="stable")
         others = tuple(int(head) for head in rank if head not in roles.induction)[: len(roles.induction)]
         found = scrubbed(model, params, data, roles, others, asked.samples, key)
         results[name] = {label: interval(values) for label, values in found.items()}
@@ -234,7 +182,7 @@ def main() -> None:
             )
         )
         kept[name] = {
-            "tokens": [tokenizer.decode([token]) for token in tokens.tolist()], "prompts": len(data["label"]),
+            "tokens": [tokenizer.decode([token]) for token in tokens.tolist()], "prompts": len(data),
             "roles": dataclasses.asdict(roles), "roles rest on": rest, "recovered": results[name], "claims": held,
         }  # fmt: skip
     asked.output.mkdir(parents=True, exist_ok=True)

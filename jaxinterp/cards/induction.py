@@ -12,9 +12,9 @@ from scipy import stats
 from tokenizers import Tokenizer
 
 from jaxinterp.cards.card import Card, Measure, loss_figure, mean, training_text
-from jaxinterp.cards.ngrams import fit_ngrams, ngram_losses
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
+from jaxinterp.tasks.ngrams import fit_ngrams, ngram_losses
 from jaxinterp.tasks.text import all_windows, repeats, tokenize_documents
 from jaxinterp.training import TrainingRecord
 

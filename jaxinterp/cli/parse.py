@@ -10,6 +10,7 @@ from jaxinterp.attribution.patching import METHODS, PATHS
 from jaxinterp.io.checkpoints import FORMATS
 from jaxinterp.model.config import CHOICES
 from jaxinterp.scrubbing.brackets import CLAIMS
+from jaxinterp.scrubbing.induction import REFINEMENTS
 
 SWEEP_EXAMPLES = """examples:
   jaxinterp sweep
@@ -30,6 +31,8 @@ A prompts file is JSONL, or CSV with a header; each row holds clean, corrupted, 
 SCRUB_EXAMPLES = """examples:
   jaxinterp scrub brackets --claim 1+2+3 --samples 1e6
   jaxinterp scrub brackets --through m0 m1 m2 --count a1.h1 a2.h1 --horizon a2.h0
+  jaxinterp scrub induction --refine "three tokens" repeats
+      heads by their scores, on the standard library of this Python; FOLDER of another training by --model
   jaxinterp scrub mine.py:claim
 """
 
@@ -132,7 +135,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     scrub.add_argument(
         "what",
         metavar="WHAT",
-        help="brackets, or FILE.py:NAME, (hypothesis, params, dataset) or a function that returns them",
+        help="brackets, induction, or FILE.py:NAME, (hypothesis, params, dataset) or a function that returns them",
     )
     scrub.add_argument("--claim", choices=CLAIMS, default="1", help="of brackets: which claims (default: 1)")
     scrub.add_argument(
@@ -143,7 +146,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--horizon", metavar="HEAD", help="of brackets: the head that tells the horizon (default: a2.h1)"
     )
     scrub.add_argument("--proportion", metavar="HEAD", help="of brackets: writes the share of ( (default: a0.h0)")
-    scrub.add_argument("--n", type=int, default=10_000, help="of brackets: strings (default: 10000)")
+    scrub.add_argument("--refine", nargs="+", default=[], metavar="HOW", help=f"of induction: {', '.join(REFINEMENTS)}")
+    scrub.add_argument("--heads", nargs="+", default=[], metavar="HEAD", help="of induction: the heads, such as a1.h5")
+    scrub.add_argument("--repeats", nargs="+", default=[], metavar="HEAD", help="of induction: heads that see repeats")
+    scrub.add_argument("--model", metavar="FOLDER", help="of induction: a folder of its recipe (default: the built-in)")
+    scrub.add_argument("--corpus", metavar="FOLDER", help="of induction: the text (default: the standard library)")
+    scrub.add_argument("--n", type=_count, help="strings, or prompts at most (default: 10000 of brackets, 2000 others)")
     scrub.add_argument("--samples", type=_count, default=100_000, help="how many (default: 1e5)")
     scrub.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     scrub.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")

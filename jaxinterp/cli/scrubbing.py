@@ -10,34 +10,47 @@ from typing import Any
 import jax
 from matplotlib import use
 
+from jaxinterp.cards.induction import head_scores
+from jaxinterp.io.corpus import read_corpus, standard_library
 from jaxinterp.io.load import load
 from jaxinterp.io.results import write_whole
 from jaxinterp.plots import hypothesis_figure
 from jaxinterp.scrubbing.brackets import Roles, bracket_claims
 from jaxinterp.scrubbing.hypothesis import Hypothesis
+from jaxinterp.scrubbing.induction import (
+    InductionRoles,
+    induction_claim,
+    roles_by_score,
+    without_heads,
+)  # fmt: skip
+from jaxinterp.scrubbing.result import WIDTH, recovered_above
 from jaxinterp.scrubbing.runner import scrub as run
 from jaxinterp.tasks.brackets import brackets
+from jaxinterp.tasks.induction import helped_tokens, prompts_ending_in
+from jaxinterp.tasks.text import tokenize_documents
 
 
 def scrub(options: argparse.Namespace) -> None:
     """`jaxinterp scrub`."""
     use("Agg")
+    floor = None
     if options.what == "brackets":
-        model, params, _ = load("brackets")
-        dataset = brackets(options.n, seed=7, split="held_out")
-        usual = Roles()
-        roles = Roles(
-            tuple(map(_head, options.count)) or usual.count,
-            _head(options.horizon) if options.horizon else usual.horizon,
-            _head(options.proportion) if options.proportion else usual.proportion,
-        )
-        through = tuple(options.through)
-        hypothesis = bracket_claims(model, params, dataset, options.claim, roles=roles, through=through)
+        hypothesis, params, dataset = _brackets(options)
+    elif options.what == "induction":
+        hypothesis, params, dataset, floor = _induction(options)
     else:
         hypothesis, params, dataset = _from_file(options.what)
     print(_shortened(hypothesis.describe()), end="\n\n")
-    result = run(hypothesis, params, dataset, num_samples=options.samples, key=jax.random.key(options.seed))
+    key = jax.random.key(options.seed)
+    result = run(hypothesis, params, dataset, num_samples=options.samples, key=key)
     print(result)
+    added = None
+    if floor is not None:
+        zero = run(floor, params, dataset, num_samples=options.samples, key=key)
+        added = dict(zip(("recovered", "error"), recovered_above(result, zero), strict=True))
+        low, high = (added["recovered"] + side * WIDTH * added["error"] for side in (-1, 1))
+        gain = zero.loss - result.model_loss
+        print(f"of the heads   {added['recovered']:8.1%}  ({low:.1%} to {high:.1%}) of the {gain:.4f} nats they add")
     print(f"\n{'class':30} {'samples':>10} {'loss':>9} {'accuracy':>9}")
     for name, each in list(result.by_class.groupby("class"))[:20]:
         print(f"{name!s:30.30} {each['count'].item():10,.0f} {each.loss.item():9.4f} {each.accuracy.item():9.2%}")
@@ -54,10 +67,58 @@ def scrub(options: argparse.Namespace) -> None:
                      "random_loss", "clipped_loss", "clipped_error", "non_finite", "n_samples", "n_references")
     }  # fmt: skip
     table, drawing = folder / "scrub.json", folder / "scrub.png"
+    if added is not None:
+        told["of the heads"] = added
     write_whole(table, lambda path: path.write_text(json.dumps({"hypothesis": hypothesis.describe()} | told, indent=1)))
     figure = hypothesis_figure(hypothesis, title=f"recovered {result.recovered:.1%}")
     write_whole(drawing, lambda path: figure.savefig(path, dpi=130, format="png"))
     print(f"\nwritten: {table}, {drawing}")
+
+
+def _brackets(options: argparse.Namespace) -> tuple[Hypothesis, Any, Any]:
+    """(hypothesis, params, dataset) of a claim about brackets."""
+    model, params, _ = load("brackets")
+    dataset = brackets(options.n or 10_000, seed=7, split="held_out")
+    usual = Roles()
+    roles = Roles(
+        tuple(map(_head, options.count)) or usual.count,
+        _head(options.horizon) if options.horizon else usual.horizon,
+        _head(options.proportion) if options.proportion else usual.proportion,
+    )
+    through = tuple(options.through)
+    return bracket_claims(model, params, dataset, options.claim, roles=roles, through=through), params, dataset
+
+
+def _induction(options: argparse.Namespace) -> tuple[Hypothesis, Any, Any, Hypothesis]:
+    """(hypothesis, params, dataset, what 0 % is) of a claim about induction heads."""
+    model, params, tokenizer = load(options.model or "induction")
+    if tokenizer is None:
+        raise ValueError(f"{options.model} has no tokenizer.json")
+    for name, layer in (("heads", 1), ("repeats", 0)):
+        if wrong := [head for head in getattr(options, name) if _head(head)[0] != layer]:
+            raise ValueError(f"--{name}: expected heads of layer {layer}, got {wrong[0]!r}")
+    corpus = read_corpus(options.corpus) if options.corpus else standard_library()
+    train, listed, evaluation = (
+        tokenize_documents(tokenizer, corpus.documents(part)) for part in ("train", "whitelist", "evaluation")
+    )
+    n_pos = min(128, model.config.n_ctx)
+    helped = helped_tokens(train, listed, d_vocab=model.config.d_vocab, n_pos=n_pos)
+    if not len(helped):
+        raise ValueError(f"{corpus.source}: induction helps with no token that the whitelist part has 200 times")
+    dataset = prompts_ending_in(evaluation, helped, n=options.n or 2000, n_pos=n_pos)
+    scores, _ = head_scores(model, params, bos=train.bos, n=min(50, (model.config.n_ctx - 1) // 2))
+    usual = roles_by_score(scores)
+    roles = InductionRoles(
+        tuple(_head(head)[1] for head in options.heads) or usual.induction,
+        tuple(_head(head)[1] for head in options.repeats) or usual.repeats,
+    )
+    names = [f"a1.h{head}" for head in roles.induction], [f"a0.h{head}" for head in roles.repeats]
+    print(
+        f"{len(dataset):,} prompts of {corpus.source}, each up to one of {len(helped)} tokens that induction helps with"
+    )
+    print(f"induction heads: {' '.join(names[0])}; heads that attend to repeats: {' '.join(names[1])}\n")
+    claim = induction_claim(model, params, dataset, roles, tuple(options.refine))
+    return claim, params, dataset, without_heads(model, params, dataset, roles.induction)
 
 
 def _head(text: str) -> tuple[int, int]:
@@ -72,7 +133,7 @@ def _from_file(where: str) -> tuple[Hypothesis, Any, Any]:
     """(hypothesis, params, dataset) of a user's Python file, given as FILE.py:NAME."""
     file, _, name = where.rpartition(":")
     if not file.endswith(".py") or not name:
-        raise ValueError(f"expected brackets or FILE.py:NAME, got {where!r}")
+        raise ValueError(f"expected brackets, induction or FILE.py:NAME, got {where!r}")
     if not Path(file).is_file():
         raise FileNotFoundError(f"no such file: {file}")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)

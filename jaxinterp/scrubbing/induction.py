@@ -5,13 +5,18 @@ Source: causal scrubbing, section 5.2, and the post on induction it refers to.
 """
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import jax
+import numpy as np
 
 from jaxinterp.model.config import suggest
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.scrubbing.hypothesis import Feature, Hypothesis
 from jaxinterp.scrubbing.rewrites import hide, split_identity, split_sources
+from jaxinterp.scrubbing.search import direct_paths
 from jaxinterp.scrubbing.transformer import transformer_graph
 
 #: What the naive claim is refined by, any of them together.
@@ -29,6 +34,59 @@ class InductionRoles:
 
     induction: tuple[int, ...]
     repeats: tuple[int, ...] = ()
+
+
+def roles_by_score(
+    scores: Mapping[str, np.ndarray], *, least: float = 0.1, among: Collection[int] | None = None
+) -> InductionRoles:
+    """Which heads do what, by the attention they pay in repeated random tokens.
+
+    Induction heads are those of layer 1 with an induction score of `least` or more; if there is none, the two with the
+    highest. Heads that attend to repeats are the three of layer 0 with the highest duplicate-token scores, without
+    those that have less than `least`; if all have less, the three.
+
+    Args:
+      scores: float[draw, layer, head] by name, as `jaxinterp.cards.induction.head_scores` gives them.
+      least: a score is at least this.
+      among: heads of layer 1 that may be induction heads; `None` for all.
+
+    Example:
+      >>> from jaxinterp.scrubbing.induction import roles_by_score
+      >>> scores = {"induction": np.array([[[0, 0], [0.7, 0]]]), "duplicate token": np.array([[[0, 0.4], [0, 0]]])}
+      >>> roles_by_score(scores)
+      InductionRoles(induction=(0,), repeats=(1,))
+    """
+    induction, repeats = scores["induction"].mean(0)[1], scores["duplicate token"].mean(0)[0]
+
+    def best(values: np.ndarray, n: int) -> tuple[int, ...]:
+        return tuple(sorted(np.argsort(-values, kind="stable")[:n].tolist()))
+
+    allowed = range(len(induction)) if among is None else among
+    chosen = tuple(head for head in range(len(induction)) if induction[head] >= least and head in allowed)
+    attend = best(repeats, 3)
+    return InductionRoles(chosen or best(induction, 2), tuple(h for h in attend if repeats[h] >= least) or attend)
+
+
+def without_heads(model: Transformer, params: Params, data: Any, heads: tuple[int, ...]) -> Hypothesis:
+    """The model with the outputs of some heads of layer 1 resampled: 0 % for a claim about them.
+
+    Args:
+      model, data: as for `induction_claim`. heads: of layer 1, by number.
+
+    Raises:
+      ValueError: another number of layers, or a head that does not exist.
+
+    Example:
+      >>> from jaxinterp.scrubbing.induction import without_heads
+      >>> config = ji.TransformerConfig(n_layers=2, d_model=16, n_heads=2, d_vocab=50, n_ctx=6, attn_only=True)
+      >>> two_layers = ji.Transformer(config)
+      >>> data = {"tokens": tokens, "label": tokens[:, 0]}
+      >>> without_heads(two_layers, two_layers.init(jax.random.key(0)), data, (1,)).samplers["a1.h1"]
+      'unconditional'
+    """
+    _check(model, heads)
+    claim = direct_paths(transformer_graph(model, params, _some(data, 4), read=-1))
+    return dataclasses.replace(claim, samplers={**claim.samplers, **{f"a1.h{head}": "unconditional" for head in heads}})
 
 
 def induction_claim(
@@ -54,7 +112,7 @@ def induction_claim(
 
     Args:
       model: of two attention-only layers.
-      data: prompts with `tokens` and `label`, or a mapping with these; rewrites are checked on some.
+      data: `InductionPrompts`, or what else has `tokens` and `label`; rewrites are checked on the first four.
       offset: how many tokens before each position the naive keys read; 1 but for controls, whatever else moves along.
 
     Raises:
@@ -69,14 +127,10 @@ def induction_claim(
       >>> claim.interpretation["a1.h1.k_in"].parents
       ('a0.h0.1 before', 'a0.h1.1 before')
     """
-    config = model.config
-    if config.n_layers != 2 or not config.attn_only:
-        raise ValueError(f"expected two attention-only layers, got {config.n_layers}, attn_only={config.attn_only}")
     for name in refinements:
         if name not in REFINEMENTS:
             raise ValueError(f"refinements: unknown {name!r}; {suggest(str(name), REFINEMENTS)}")
-    if wrong := [head for head in (*roles.induction, *roles.repeats) if not 0 <= head < config.n_heads]:
-        raise ValueError(f"roles: head {wrong[0]} of {config.n_heads}")
+    _check(model, (*roles.induction, *roles.repeats))
     if not roles.induction:
         raise ValueError("roles: no induction head")
     graph = transformer_graph(model, params, _some(data, 4), read=-1, inputs="qkv")
@@ -90,7 +144,7 @@ def induction_claim(
     here = ("q", "v") if "current position" in refinements else ()
     offsets = sorted({each for kind in "qkv" for each in before[kind]} | ({0} if here else set()))
     reads: dict[str, list[str]] = {"q": ["embed"], "k": [], "v": ["embed"]}
-    for head in range(config.n_heads):
+    for head in range(model.config.n_heads):
         name = f"a0.h{head}"
         if "repeats" in refinements and head in roles.repeats:
             graph = split_identity(graph, name)
@@ -116,7 +170,13 @@ def induction_claim(
     )
 
 
+def _check(model: Transformer, heads: tuple[int, ...]) -> None:
+    config = model.config
+    if config.n_layers != 2 or not config.attn_only:
+        raise ValueError(f"expected two attention-only layers, got {config.n_layers}, attn_only={config.attn_only}")
+    if wrong := [head for head in heads if not 0 <= head < config.n_heads]:
+        raise ValueError(f"head {wrong[0]} of {config.n_heads}")
+
+
 def _some(data: Any, n: int) -> Any:
-    if isinstance(data, dict):
-        return {name: leaf[:n] for name, leaf in data.items()}
-    return data[:n]
+    return jax.tree.map(lambda leaf: leaf[:n], data)

@@ -141,6 +141,43 @@ def summarise(
     )  # fmt: skip
 
 
+def recovered_above(result: ScrubResult, floor: ScrubResult) -> tuple[float, float]:
+    """(what is recovered if 0 % is another scrub, its standard error): `1 - (loss - model) / (floor's loss - model)`.
+
+    For claims about a part of a model: in the floor that part is resampled, so that 100 % is all that it adds.
+
+    Args:
+      result, floor: scrubs about the same references.
+
+    Raises:
+      ValueError: they are about others.
+
+    Example:
+      >>> from jaxinterp.scrubbing.result import recovered_above
+      >>> from jaxinterp.scrubbing.induction import InductionRoles, induction_claim, without_heads
+      >>> config = ji.TransformerConfig(n_layers=2, d_model=16, n_heads=2, d_vocab=50, n_ctx=6, attn_only=True)
+      >>> two_layers = ji.Transformer(config)
+      >>> weights, data = two_layers.init(jax.random.key(0)), {"tokens": tokens, "label": tokens[:, 0]}
+      >>> claim = induction_claim(two_layers, weights, data, InductionRoles((1,)))
+      >>> floor = without_heads(two_layers, weights, data, (1,))
+      >>> scrubbed, floored = (
+      ...     ji.scrub(each, weights, data, num_samples=64, key=jax.random.key(0)) for each in (claim, floor)
+      ... )
+      >>> recovered_above(floored, floored)[0]
+      0.0
+      >>> share, error = recovered_above(scrubbed, floored)
+    """
+    n = result.by_datum["count"].values
+    if not (result.by_datum.datum.equals(floor.by_datum.datum) and np.array_equal(n, floor.by_datum["count"].values)):
+        raise ValueError("result and floor must be about the same references, as often: use the same num_samples")
+    loss, zero, model = result.by_datum.loss.values, floor.by_datum.loss.values, result.by_datum.model_loss.values
+    gap = float((n * (zero - model)).sum() / n.sum())
+    if not gap:
+        return float("nan"), float("nan")
+    share = float((n * (zero - loss)).sum() / n.sum()) / gap
+    return share, _error(n * ((zero - loss) - share * (zero - model)), n) / abs(gap)
+
+
 def recovered_difference(one: ScrubResult, other: ScrubResult) -> tuple[float, float]:
     """(how much more one recovers than the other, its standard error) of two scrubs about the same references."""
     gap, n = one.random_loss - one.model_loss, one.by_datum["count"].values

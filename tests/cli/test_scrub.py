@@ -2,9 +2,14 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
+import jaxinterp as ji
 from jaxinterp.cli import main
+from jaxinterp.io.corpus import PARTS, part_of
+from jaxinterp.tasks.text import byte_pair_tokenizer
 
 OWN = """
 import jax.numpy as jnp
@@ -45,7 +50,7 @@ def test_claims_about_brackets(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bracket"], "expected brackets or FILE.py:NAME, got 'bracket'"),
+        (["bracket"], "expected brackets, induction or FILE.py:NAME, got 'bracket'"),
         (["missing.py:claim"], "no such file: missing.py"),
         (["own.py:other"], "own.py has no 'other'"),
         (["own.py:wrong"], "must be (hypothesis, params, dataset)"),
@@ -57,3 +62,33 @@ def test_what_cannot_be_meant_is_told(tmp_path, monkeypatch, capsys, arguments, 
     (tmp_path / "own.py").write_text(OWN)
     assert main(["scrub", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_claims_about_induction(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    texts = {}
+    for part in PARTS:
+        names = [name for name in map("package{}".format, range(300)) if part_of(name) == part][:3]
+        # each says a word of its own over and over
+        texts |= {name: "".join(rng.permutation(list("abcdefgh"))) * 100 for name in names}
+    (tmp_path / "text").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "text" / f"{name}.txt").write_text(text)
+    config = ji.TransformerConfig(
+        n_layers=2, d_model=16, n_heads=2, d_vocab=257, n_ctx=24, attn_only=True, positions="qk", tie_embeddings=False
+    )
+    model = ji.Transformer(config)
+    ji.save(tmp_path / "model", model, model.init(jax.random.key(0)), byte_pair_tokenizer(texts.values(), size=257))
+    run = ["scrub", "induction", "--model", f"{tmp_path}/model", "--corpus", f"{tmp_path}/text"]
+    run += ["--output", str(tmp_path / "out"), "--samples", "200", "--n", "100"]
+    assert main([*run, "--refine", "current position", "--heads", "a1.h1"]) == 0
+    printed = capsys.readouterr().out
+    assert "induction heads: a1.h1; heads that attend to repeats: a0.h0 a0.h1" in printed
+    assert "a0.h0.here" in printed
+    assert "one of 8 tokens that induction helps with" in printed
+    told = json.loads((tmp_path / "out" / "scrub.json").read_text())
+    assert told["of the heads"]["error"] > 0
+    assert main([*run, "--heads", "a0.h1"]) == 2
+    assert "--heads: expected heads of layer 1, got 'a0.h1'" in capsys.readouterr().err
+    assert main([*run, "--refine", "repeat"]) == 2
+    assert "did you mean 'repeats'" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_what_is_no_claim_about_induction_is_told():
     data = prompts(4)
     with pytest.raises(ValueError, match="unknown 'repeat'; did you mean 'repeats'"):
         induction_claim(model, params, data, InductionRoles((1,)), ("repeat",))
-    with pytest.raises(ValueError, match="roles: head 2 of 2"):
+    with pytest.raises(ValueError, match="head 2 of 2"):
         induction_claim(model, params, data, InductionRoles((2,)))
     with pytest.raises(ValueError, match="no induction head"):
         induction_claim(model, params, data, InductionRoles(()))

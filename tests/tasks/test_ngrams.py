@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxinterp.cards.ngrams import fit_ngrams, ngram_losses
+from jaxinterp.tasks.ngrams import fit_ngrams, ngram_losses
 
 D_VOCAB = 6
 

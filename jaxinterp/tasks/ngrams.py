@@ -53,7 +53,7 @@ def fit_ngrams(rows: np.ndarray, real: np.ndarray, *, n: int, d_vocab: int) -> N
       ValueError: nothing to learn from, tokens out of the vocabulary, or too many possible grams to number.
 
     Example:
-      >>> from jaxinterp.cards.ngrams import fit_ngrams, ngram_losses
+      >>> from jaxinterp.tasks.ngrams import fit_ngrams, ngram_losses
       >>> rows = np.array([[0, 1, 2, 1, 2, 1, 3]])
       >>> bigrams = fit_ngrams(rows, rows[:, 1:] > 0, n=2, d_vocab=4)
       >>> likely, unlikely = ngram_losses(bigrams, np.array([[0, 1, 2], [0, 1, 1]]))[:, 1]
@@ -86,7 +86,7 @@ def ngram_losses(model: NGrams, rows: np.ndarray) -> np.ndarray:
       ValueError: tokens out of the vocabulary.
 
     Example:
-      >>> from jaxinterp.cards.ngrams import fit_ngrams, ngram_losses
+      >>> from jaxinterp.tasks.ngrams import fit_ngrams, ngram_losses
       >>> rows = np.array([[0, 1, 2, 1, 2]])
       >>> model = fit_ngrams(rows, rows[:, 1:] > 0, n=2, d_vocab=3)
       >>> after_one = ngram_losses(model, np.array([[0, 1, 0], [0, 1, 1], [0, 1, 2]]))[:, 1]
