@@ -2,10 +2,10 @@
 
 A value that depends on a single datum is in a table, made by one ordinary pass over the dataset; only what mixes
 several data is computed. Values stay unfinished until somebody needs their numbers: `Look` (found in a table, as a sum
-of rows of nodes), `Parts` (rows of different origin), `Joint` (of several data, of which all but one have few different
-values, such as the embedding at a position that holds one of two tokens: in a table as well, of all combinations), or
-`Known` (numbers). Functions that work row by row pass through `Parts`, so that of a stream in which one position is
-resampled only that position's keys are computed anew.
+of rows of nodes), `Parts` (rows of different origin), `Sum` (terms of different origin), `Joint` (of several data, of
+which all but one have few different values, such as the embedding at a position that holds one of two tokens: in a
+table as well, of all combinations), or `Known` (numbers). Functions that work row by row pass through `Parts`, so that
+of a stream in which one position is resampled only that position's keys are computed anew.
 """
 
 import dataclasses
@@ -62,7 +62,14 @@ class Joint(NamedTuple):
     data: tuple[int, ...]
 
 
-Lazy = Look | Known | Parts | Joint
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sum:
+    """A sum of values of different origin, which a sum that it is a term of takes apart again."""
+
+    terms: tuple["Lazy", ...]
+
+
+Lazy = Look | Known | Parts | Joint | Sum
 
 
 class Combined(NamedTuple):
@@ -129,7 +136,7 @@ class Evaluator:
         self.graph, self.params, self.data, self.draws = graph, params, data, draws
         self.library, self.shapes, self.constants = library, shapes, constants or {}
         self.values: dict[tuple[int, str, Rows], Lazy] = {}
-        self.found: dict[Look | Expression, Any] = {}
+        self.found: dict[Look | Expression | Sum, Any] = {}
         self.expressions: dict[Any, Expression] = {}
 
     def output(self, root: Place) -> jax.Array:
@@ -207,11 +214,11 @@ class Evaluator:
             found.append((rest, self._computed(name, node, own, rest)))
         return found[0][1] if len(found) == 1 else Parts(tuple(found))
 
-    def _computed(self, name: str, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Known | Joint:
+    def _computed(self, name: str, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Known | Joint | Sum:
         if joint := self._joint(("node", name, rows), arguments):
             return joint
         if node.kind == "sum":
-            return Known(summed([self.numbers(term) for term in self._by_datum(arguments)]))
+            return Sum(tuple(term for one in arguments for term in (one.terms if isinstance(one, Sum) else (one,))))
         return Known(self._of_samples(node, arguments, rows))
 
     def _of_samples(self, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Any:
@@ -252,11 +259,12 @@ class Evaluator:
             return lazy.expression
         if isinstance(lazy, Known):
             return None
-        parts = [self._expression_of(part) for _, part in lazy.groups]
+        whole = lazy.terms if isinstance(lazy, Sum) else [part for _, part in lazy.groups]
+        parts = [self._expression_of(part) for part in whole]
         if None in parts:
             return None
-        rows = tuple(rows for rows, _ in lazy.groups)
-        return self._expression(("parts", rows), tuple(part for part in parts if part is not None))
+        what = ("sum",) if isinstance(lazy, Sum) else ("parts", tuple(rows for rows, _ in lazy.groups))
+        return self._expression(what, tuple(part for part in parts if part is not None))
 
     def _expression(self, what: Any, arguments: tuple[Expression, ...]) -> Expression:
         """One object for equal expressions."""
@@ -306,6 +314,8 @@ class Evaluator:
             return Known(lazy.array[:, np.array(where)])
         if isinstance(lazy, Joint):
             return Joint(self._expression(("rows", tuple(where)), (lazy.expression,)), lazy.data)
+        if isinstance(lazy, Sum):
+            return Sum(tuple(self._restrict(term, have, wanted) for term in lazy.terms))
         groups = []
         for some, part in lazy.groups:
             if own := tuple(row for row in some if row in wanted):
@@ -323,7 +333,10 @@ class Evaluator:
                 self.found[lazy.expression] = self._combined(lazy)
             return self.found[lazy.expression]
         if lazy not in self.found:
-            self.found[lazy] = self._looked_up(lazy)
+            if isinstance(lazy, Sum):
+                self.found[lazy] = summed([self.numbers(term) for term in self._by_datum(lazy.terms)])
+            else:
+                self.found[lazy] = self._looked_up(lazy)
         return self.found[lazy]
 
     def _combined(self, joint: Joint) -> Any:
