@@ -177,7 +177,7 @@ class _Parts:
         for name in own:
             for dim, axis in enumerate(axes[name][1:]):
                 if axis in numbers:
-                    own[name] = jax.lax.slice_in_dim(own[name], numbers[axis], numbers[axis] + 1, axis=dim)
+                    own[name] = jax.lax.dynamic_slice_in_dim(own[name], numbers[axis], 1, axis=dim)
         return own
 
     def of_heads(self, head: int | None) -> TransformerConfig:
