@@ -6,6 +6,7 @@ earlier writer a direct parent of every later reader.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -117,6 +118,13 @@ class Graph:
         if self.output in self.hidden:
             raise ValueError(f"the output {self.output!r} cannot be hidden")
         self._check_circles()
+
+    @functools.cached_property
+    def bare(self) -> "Graph":
+        """The same without examples: compiled programs keep their graph, and nothing large may hang on that."""
+        bare = dataclasses.replace(self, examples=None)
+        bare.__dict__["bare"] = bare
+        return bare
 
     def __call__(self, params: Any, datum: Any) -> Any:
         """The output's value on one datum."""

@@ -5,6 +5,7 @@ edges. It unfolds to a tree, one place for each path from the output, each with 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,6 +114,13 @@ class Hypothesis:
         object.__setattr__(self, "samplers", dict.fromkeys(features, "agree") | {root: "exact"} | dict(self.samplers))
         self._check_edges()
         self._check_made()
+
+    @functools.cached_property
+    def bare(self) -> "Hypothesis":
+        """The same about the bare graph, for compiled programs to keep."""
+        bare = dataclasses.replace(self, graph=self.graph.bare)
+        bare.__dict__["bare"] = bare
+        return bare
 
     @property
     def root(self) -> str:

@@ -76,13 +76,11 @@ class Combined(NamedTuple):
     """What a table of combinations holds, and of which data.
 
     Attributes:
-      value: `value(params, looks) -> the value`, for one datum of each draw, from the values of `looks`.
-      looks: sums of rows of nodes, each on the datum of a draw, by its place among them, or on none.
+      expression: the value, for one datum of each draw; its looks are told by the draw's place among them.
       distinct: for each draw, by what its data are told apart; None where each counts.
     """
 
-    value: Callable[[Any, Mapping[Look, Any]], Any]
-    looks: tuple[Look, ...]
+    expression: Expression
     distinct: tuple[tuple[Terms, ...] | None, ...]
 
 
@@ -342,32 +340,8 @@ class Evaluator:
     def _combined(self, joint: Joint) -> Any:
         distinct = self._distinct(joint.expression, joint.data)
         assert distinct is not None
-        place = {datum: i for i, datum in enumerate(joint.data)}
-
-        def placed(look: Look) -> Look:
-            return Look(look.terms, None if look.datum is None else place[look.datum])
-
-        def value(params: Any, looks: Mapping[Look, Any]) -> Any:
-            known: dict[Expression, Any] = {}
-
-            def of(expression: Expression) -> Any:
-                if expression not in known:
-                    known[expression] = found(expression)
-                return known[expression]
-
-            def found(expression: Expression) -> Any:
-                what = expression.what
-                if isinstance(what, Look):
-                    return looks[placed(what)]
-                arguments = [of(argument) for argument in expression.arguments]
-                if what[0] == "node":
-                    return computed(self.graph.nodes[what[1]], params, arguments, what[2])
-                return _arranged(what, arguments, axis=0)
-
-            return of(joint.expression)
-
-        what = Combined(value, tuple(map(placed, joint.expression.looks)), distinct)
-        table = self.library.combined(_name(joint.expression, place), what)
+        placed = _placed(joint.expression, {datum: i for i, datum in enumerate(joint.data)})
+        table = self.library.combined(_name(placed), Combined(placed, distinct))
         if table is None:
             return self._of_expression(joint.expression)
         at: Any = 0
@@ -467,17 +441,49 @@ def _arranged(what: tuple[Any, ...], arguments: Sequence[Any], axis: int) -> Any
     return jnp.take(jnp.concatenate(parts, axis=axis), np.argsort(order), axis=axis)
 
 
-def _name(expression: Expression, place: Mapping[int, int]) -> str:
-    """The same for expressions that do the same with their data, whatever the numbers of the draws."""
-    known: dict[Expression, str] = {}
+def evaluated(graph: Graph, params: Any, expression: Expression, looks: Mapping[Look, Any]) -> Any:
+    """An expression's value for one datum of each draw, from the values of its looks."""
 
-    def of(expression: Expression) -> str:
+    def found(expression: Expression, arguments: list[Any]) -> Any:
+        what = expression.what
+        if isinstance(what, Look):
+            return looks[what]
+        if what[0] == "node":
+            return computed(graph.nodes[what[1]], params, arguments, what[2])
+        return _arranged(what, arguments, axis=0)
+
+    return _bottom_up(expression, found)
+
+
+def _placed(expression: Expression, place: Mapping[int, int]) -> Expression:
+    """The same expression, with other numbers for the draws."""
+
+    def renumbered(look: Look) -> Look:
+        return Look(look.terms, None if look.datum is None else place[look.datum])
+
+    def found(expression: Expression, arguments: list[Expression]) -> Expression:
+        what = renumbered(expression.what) if isinstance(expression.what, Look) else expression.what
+        return Expression(what, tuple(arguments), tuple(map(renumbered, expression.looks)))
+
+    return _bottom_up(expression, found)
+
+
+def _name(expression: Expression) -> str:
+    """The same for expressions that do the same."""
+
+    def found(expression: Expression, arguments: list[str]) -> str:
+        return hashlib.blake2b(f"{expression.what} {arguments}".encode(), digest_size=16).hexdigest()
+
+    return _bottom_up(expression, found)
+
+
+def _bottom_up(expression: Expression, found: Callable[[Expression, list[Any]], Any]) -> Any:
+    """`found(expression, what was found for its arguments)`, once for each expression."""
+    known: dict[Expression, Any] = {}
+
+    def of(expression: Expression) -> Any:
         if expression not in known:
-            what = expression.what
-            if isinstance(what, Look):
-                what = ("look", what.terms, None if what.datum is None else place[what.datum])
-            told = f"{what} {[of(argument) for argument in expression.arguments]}"
-            known[expression] = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+            known[expression] = found(expression, [of(argument) for argument in expression.arguments])
         return known[expression]
 
     return of(expression)

@@ -69,7 +69,7 @@ def scrub(
       clip: what a loss counts at most in `clipped_loss`.
       keep_samples: whether each sample's loss and the data drawn for it are kept (`.samples`).
       tables: values to look up; by default those that the graph keeps of the last params and dataset it was asked
-        about (in `graph._tables`; compiled programs keep the graph until `jax.clear_caches()`).
+        about; they go when the graph goes.
       max_places: how many places the hypothesis may unfold to; None for any number.
       max_bytes: memory for the samples under way; by default 256 MiB. Tables may take 2 GiB beside them; what has no
         room in them is computed.
@@ -153,7 +153,7 @@ def make_ready(
         raise TypeError(f"hypothesis must be a ji.Hypothesis, got {type(hypothesis).__name__}")
     if tables is None:
         tables = tables_for(hypothesis.graph, params, dataset)
-    elif tables.graph is not hypothesis.graph:
+    elif tables.graph is not hypothesis.graph.bare:
         raise ValueError("tables= are of another graph than the hypothesis")
     elif tables.fingerprint != fingerprint(params, dataset):
         raise ValueError("tables= are of other params or another dataset")
@@ -166,14 +166,13 @@ def make_ready(
         if kind == "generator":
             _check_generator(hypothesis, tables, name)
     classes = {one.table: _drawn_from(hypothesis, tables, one) for one in plan if one.kind in DRAWN}
-    wanted, bytes_each = tables.plan(
-        (hypothesis, apart, combine), lambda: _program(hypothesis, tables, classes, apart=apart, combine=combine)
-    )
-    known: dict[str, Any] = {str(one): table for one, table in tables.values(list(wanted.terms)).items()}
+    bare = hypothesis.bare
+    wanted = tables.plan((bare, apart, combine), lambda: _program(bare, tables, classes, apart=apart, combine=combine))
+    known: dict[str, Any] = {str(one): table for one, table in tables.values(wanted.terms).items()}
     known |= {f"distinct {one}": found for one, found in wanted.answers.items() if found is not None}
     known |= tables.combined(wanted.combinations)
     bits_of = _bits_of(hypothesis, plan) if apart else None
-    return Ready(hypothesis, tables, plan, apart, bits_of, partitions, classes, known, bytes_each)
+    return Ready(bare, tables, plan, apart, bits_of, partitions, classes, known, wanted.bytes_each)
 
 
 def _bits_of(hypothesis: Hypothesis, plan: list[Draw]) -> np.ndarray:
@@ -432,7 +431,16 @@ class MadeTables(NamedTuple):
         return self.tables.get(name)
 
 
-class _Wanted:
+class Wanted(NamedTuple):
+    """What a hypothesis looks up: sums of rows of nodes, what is told apart, combinations; bytes for each sample."""
+
+    terms: list[Terms]
+    answers: dict[tuple[Terms, ...], tuple[Any, Any] | None]
+    combinations: dict[str, Combined]
+    bytes_each: int
+
+
+class _Asked:
     """A library that notes what it is asked for, and gives zeros; what is told apart it knows only from `answers`."""
 
     def __init__(self, tables: Tables, answers: Mapping[tuple[Terms, ...], tuple[Any, Any] | None]) -> None:
@@ -467,25 +475,26 @@ class _Wanted:
 
 def _program(
     hypothesis: Hypothesis, tables: Tables, classes: Mapping[str, Classes | Swaps], *, apart: bool, combine: bool
-) -> tuple["_Wanted", int]:
-    """(the values that a hypothesis looks up, bytes of memory for each sample): found by tracing the program."""
+) -> Wanted:
+    """What a hypothesis looks up, found by tracing the program."""
     few = 127
 
-    def traced(wanted: _Wanted) -> Any:
+    def traced(asked: _Asked) -> Any:
         def program(references: jax.Array, key: jax.Array) -> Any:
             given = _Given(tables.params, tables.data, {}, classes, references, key, None)
-            return _sampled(hypothesis, given, wanted, references, key, apart=apart, clip=0.0)
+            return _sampled(hypothesis, given, asked, references, key, apart=apart, clip=0.0)
 
         return jax.make_jaxpr(program)(jax.ShapeDtypeStruct((few,), jnp.int32), jax.random.key(0))
 
     # what has few different values decides what is looked up, and so what else may have: asked until nothing is new
     answers: dict[tuple[Terms, ...], tuple[Any, Any] | None] = {}
-    while (jaxpr := traced(wanted := _Wanted(tables, answers))) and wanted.questions and combine:
-        tables.values([*wanted.terms, *dict.fromkeys(one for terms in wanted.questions for one in terms)])
-        answers |= {terms: tables.distinct(terms) for terms in wanted.questions}
+    while (jaxpr := traced(asked := _Asked(tables, answers))) and asked.questions and combine:
+        tables.values([*asked.terms, *dict.fromkeys(one for terms in asked.questions for one in terms)])
+        answers |= {terms: tables.distinct(terms) for terms in asked.questions}
     shapes = [var.aval for eqn in jaxpr.eqns for var in eqn.outvars if few in getattr(var.aval, "shape", ())]
-    wanted.table(((hypothesis.graph.output, None),))  # for the graph as it is
-    return wanted, max(1, sum(size(one.shape, np.uint32) for one in shapes) // few)
+    asked.table(((hypothesis.graph.output, None),))  # for the graph as it is
+    bytes_each = max(1, sum(size(one.shape, np.uint32) for one in shapes) // few)
+    return Wanted(list(asked.terms), answers, asked.combinations, bytes_each)
 
 
 def _power_of_two(n: int) -> int:

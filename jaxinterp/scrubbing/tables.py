@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxinterp.scrubbing.graph import Graph, values
 from jaxinterp.scrubbing.hypothesis import Feature
-from jaxinterp.scrubbing.lookup import COMBINATIONS, Combined, Look, Terms, size, take
+from jaxinterp.scrubbing.lookup import COMBINATIONS, Combined, Look, Terms, evaluated, size, take
 from jaxinterp.scrubbing.result import Bounds
 from jaxinterp.scrubbing.samplers import Classes, Kernel, Partition, Swaps
 
@@ -44,7 +44,8 @@ class Tables:
 
     def __init__(self, graph: Graph, params: Any, dataset: Any, *, max_bytes: int | None = None) -> None:
         self.n = n_data(dataset)
-        self.graph, self.dataset = graph, dataset
+        # neither tables nor programs hold on to the graph that holds the tables
+        self.graph, self.dataset = graph.bare, dataset
         # NumPy arrays cannot be indexed by what is traced
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, params)
         self.data = jax.tree.map(jnp.asarray, dataset)
@@ -288,14 +289,14 @@ def _combine(graph: Graph, params: Any, data: Any, at: jax.Array, wanted: tuple[
 
 def _of_data(graph: Graph, params: Any, wanted: Sequence[Combined], data: Sequence[Any]) -> list[jax.Array]:
     """What is wanted of one combination: everything that is of one datum in one pass."""
-    looks = dict.fromkeys(look for what in wanted for look in what.looks)
+    looks = dict.fromkeys(look for what in wanted for look in what.expression.looks)
     found: dict[Look, Any] = {}
     for place in (None, *range(len(data))):
         own = [look for look in looks if look.datum == place]
         parts = list(dict.fromkeys(part for look in own for part in look.terms))
         known = dict(zip(parts, values(graph, params, None if place is None else data[place], parts), strict=True))
         found |= {look: functools.reduce(jnp.add, [known[part] for part in look.terms]) for look in own}
-    return [what.value(params, found) for what in wanted]
+    return [evaluated(graph, params, what.expression, found) for what in wanted]
 
 
 def scored(graph: Graph, outputs: jax.Array, about: Any) -> tuple[jax.Array, jax.Array]:

@@ -100,7 +100,7 @@ def main() -> None:
         on_snapshot=look,
         seed=args.seed,
     )
-    checkpoints.save(args.folder, model, params, tokenizer)
+    checkpoints.save(args.folder, model, params, tokenizer, stored_as="float16")
     corpus.write_manifest(args.folder)
     record.write(args.folder)
     card = make_card("induction", args.folder, corpus=args.corpus)

@@ -57,6 +57,12 @@ def test_the_naive_claim_is_true_of_heads_that_are_naive():
     result = ji.scrub(claim, params, data, num_samples=800, key=KEY)
     assert result.model_loss < 0.1
     assert result.recovered > 0.97  # not all: at the first position there is none before, and head 0.0 attends to it
+
+
+@pytest.mark.slow
+def test_the_naive_claim_is_false_if_keys_read_two_before():
+    model, params = made_by_hand()
+    data = prompts()
     wrong = induction_claim(model, params, data, InductionRoles((1,)), offset=2)
     assert ji.scrub(wrong, params, data, num_samples=800, key=KEY).recovered < 0.3
 

@@ -1,5 +1,8 @@
 """Scrubbing against the paper's pseudocode, draw by draw, and enumeration; identities that must hold exactly."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,6 +166,21 @@ def test_losses_that_are_not_finite_are_counted(toy):
     assert result.non_finite == 2 * (data[:, 0] == 0).sum() > 0
     assert np.isnan(result.loss)
     assert "NOT FINITE" in str(result)
+
+
+def test_tables_go_when_the_graph_goes():
+    held = np.random.default_rng(0).random((500, 300)).astype(np.float32)
+    graph = ji.Graph({"wide": ji.Node(lambda _, x: 2 * x, ("input",)), "sum": ji.Node(lambda _, x: x.sum(), ("wide",))},
+                     "sum")  # fmt: skip
+    claim = ji.Hypothesis(graph, {"all": ji.Feature(None, ("part",)), "part": ji.Feature(lambda x: x[:, 0] > 0.5)},
+                          {"all": "sum", "part": "wide"})  # fmt: skip
+    ji.scrub(claim, None, held, num_samples=100, key=KEY)
+    tables, of_graph = weakref.ref(graph._tables), weakref.ref(graph)
+    assert tables().values([(("wide", None),)])
+    del graph, claim
+    gc.collect()  # programs stay compiled, and keep what they were made of
+    assert tables() is None
+    assert of_graph() is None
 
 
 def test_equal_draws_everywhere_are_uniform():
