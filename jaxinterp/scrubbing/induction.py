@@ -97,6 +97,8 @@ def induction_claim(
     refinements: tuple[str, ...] = (),
     *,
     offset: int = 1,
+    width: int = 3,
+    whole: Collection[str] = (),
 ) -> Hypothesis:
     """What induction heads read, to be scrubbed on prompts of one length whose next token is known.
 
@@ -114,9 +116,11 @@ def induction_claim(
       model: of two attention-only layers.
       data: `InductionPrompts`, or what else has `tokens` and `label`; rewrites are checked on the first four.
       offset: how many tokens before each position the naive keys read; 1 but for controls, whatever else moves along.
+      width: how many consecutive tokens "three tokens" compares.
+      whole: which of "q", "k", "v" are left as they are, to see what a claim loses by the others.
 
     Raises:
-      ValueError: another number of layers, a refinement or a head that does not exist.
+      ValueError: another number of layers, a refinement, a head or an input that does not exist.
 
     Example:
       >>> from jaxinterp.scrubbing.induction import InductionRoles, induction_claim
@@ -133,6 +137,10 @@ def induction_claim(
     _check(model, (*roles.induction, *roles.repeats))
     if not roles.induction:
         raise ValueError("roles: no induction head")
+    if wrong := set(whole) - set("qkv"):
+        raise ValueError(f"whole: expected 'q', 'k', 'v', got {sorted(wrong)[0]!r}")
+    if width < 1 or offset < 1:
+        raise ValueError(f"width and offset must be at least 1, got {width} and {offset}")
     graph = transformer_graph(model, params, _some(data, 4), read=-1, inputs="qkv")
     readers = {kind: [f"a1.h{head}.{kind}_in" for head in roles.induction] for kind in "qkv"}
     shown = {name for names in readers.values() for name in names}
@@ -140,7 +148,8 @@ def induction_claim(
     graph = hide(graph, ["logits.in"])
 
     wide = "three tokens" in refinements
-    before = {"q": (1, 2) if wide else (), "k": tuple(offset + i for i in ((0, 1, 2) if wide else (0,))), "v": ()}
+    compared = range(width if wide else 1)
+    before = {"q": tuple(compared)[1:], "k": tuple(offset + i for i in compared), "v": ()}
     here = ("q", "v") if "current position" in refinements else ()
     offsets = sorted({each for kind in "qkv" for each in before[kind]} | ({0} if here else set()))
     reads: dict[str, list[str]] = {"q": ["embed"], "k": [], "v": ["embed"]}
@@ -162,8 +171,8 @@ def induction_claim(
     for name in chosen:
         interpretation[name] = Feature(None, tuple(f"{name}.{kind}_in" for kind in "qkv"))
         for kind in "qkv":
-            interpretation[f"{name}.{kind}_in"] = Feature(None, tuple(reads[kind]))
-    leaves = dict.fromkeys((*others, *(node for kind in "qkv" for node in reads[kind])))
+            interpretation[f"{name}.{kind}_in"] = Feature(None, () if kind in whole else tuple(reads[kind]))
+    leaves = dict.fromkeys((*others, *(node for kind in "qkv" if kind not in whole for node in reads[kind])))
     interpretation |= {node: Feature() for node in leaves}
     return Hypothesis(
         graph, interpretation, {name: name for name in interpretation}, dict.fromkeys(interpretation, "exact")
