@@ -25,7 +25,7 @@ two tokens before instead of one; all refinements on the heads of layer 1 with t
 were chosen.
 
 Explanations, added after the first model (seed 0) had been scrubbed, in which the naive hypothesis recovered 9 %, all
-refinements 47 %, and those without "repeats" 63 %. (a) No head of layer 0 attends to repeats (all scores are below 0.1),
+refinements 47 %, and those without "repeats" 63 %. (a) No head of layer 0 attends to repeats (no score is above 0.1),
 so that "repeats" takes away what those heads do tell: without it the other refinements recover more. (b) Heads of layer
 0 look not at the token before alone but over many, and what is missing is what keys read: left as they are, keys add
 more than queries, and more than values. (c) Then comparing eight consecutive tokens recovers more than three.
@@ -128,7 +128,7 @@ def scrubbed(
 
 
 def looked_back(model: Any, params: Any, data: Any, most: int = 16) -> list[list[float]]:
-    """The mean attention that each head of layer 0 pays to 0, 1, ... tokens before, from positions that have so many."""
+    """The mean attention that each head of layer 0 pays to 0, 1, ... tokens before, where there are so many."""
 
     @jax.jit
     def run(params: Any, tokens: jax.Array) -> jax.Array:
@@ -186,14 +186,15 @@ def figure_of(results: dict[str, dict[str, Interval]]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["induction"], help="built-in names or folders, one for each seed")
-    parser.add_argument("--samples", type=int, default=40_000, help="samples for each hypothesis (default 40000)")
+    parser.add_argument("--samples", type=int, default=20_000, help="samples for each hypothesis (default 20000)")
     parser.add_argument("--corpus", type=Path, help="the folder of text that the models were trained on")
     parser.add_argument("--output", type=Path, default=Path("jaxinterp-results"), help="folder for results")
     asked = parser.parse_args()
     corpus: Corpus = standard_library() if asked.corpus is None else read_corpus(asked.corpus)
     key, results, kept = jax.random.key(0), {}, {}
-    for name in asked.models:
-        model, params, tokenizer = ji.load(name)
+    for given in asked.models:
+        model, params, tokenizer = ji.load(given)
+        name = Path(given).name
         streams = {part: tokenize_documents(tokenizer, corpus.documents(part))
                    for part in ("train", "whitelist", "selection", "evaluation")}  # fmt: skip
         tokens = helped_tokens(
