@@ -28,7 +28,8 @@ Explanations, added after the first model (seed 0) had been scrubbed, in which t
 refinements 47 %, and those without "repeats" 63 %. (a) No head of layer 0 attends to repeats (no score is above 0.1),
 so that "repeats" takes away what those heads do tell: without it the other refinements recover more. (b) Heads of layer
 0 look not at the token before alone but over many, and what is missing is what keys read: left as they are, keys add
-more than queries, and more than values. (c) Then comparing eight consecutive tokens recovers more than three.
+more than queries, and more than values. (c) Then comparing eight consecutive tokens recovers more than three. (d) Added
+after (c) had failed in seed 0: keys tell also what token they stand on, the one that would be copied.
 """
 
 import argparse
@@ -123,6 +124,9 @@ def scrubbed(
     found["eight tokens + current position"] = recovered(
         induction_claim(model, params, data, roles, REFINEMENTS[:2], width=8)
     )
+    found[f"{WITHOUT}, keys read their own token"] = recovered(
+        induction_claim(model, params, data, roles, REFINEMENTS[:2], own_token=True)
+    )
     found["added, nats"] = over_files(zero - plain, data.document)
     return found
 
@@ -158,6 +162,8 @@ def verdicts(found: dict[str, np.ndarray]) -> dict[str, tuple[Interval, str]]:
         told[f"(b) keys as they are add more than {kind} as it is"] = more, more.low > 0
     more = interval(found["eight tokens + current position"] - found[WITHOUT])
     told["(c) eight tokens recover more than three"] = more, more.low > 0
+    more = interval(found[f"{WITHOUT}, keys read their own token"] - found[WITHOUT])
+    told["(d) keys that read their own token recover more"] = more, more.low > 0
     return {claim: (value, "held" if held else "not held") for claim, (value, held) in told.items()}
 
 

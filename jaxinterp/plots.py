@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from jaxinterp.scrubbing.hypothesis import Hypothesis
+from jaxinterp.scrubbing.hypothesis import DESCRIBED, Hypothesis
 
 #: Rows beyond which a heatmap keeps only those with the largest effects.
 MAX_ROWS = 64
@@ -76,8 +76,9 @@ MAX_SIBLINGS = 8
 def hypothesis_figure(hypothesis: Hypothesis, *, title: str = "") -> Any:
     """A drawing of what a hypothesis claims: the output on top, below each node those that it is computed from.
 
-    Boxes hold a node of the graph and the feature that it is claimed to compute; edges say how its datum is drawn.
-    Grey boxes are what is run at random.
+    Boxes hold a node of the graph and the feature that it is claimed to compute; edges say how its datum is drawn,
+    where that is not by agreement on the feature. Grey boxes are what is run at random. Of a tree with hundreds of
+    places, what was drawn before is not drawn again.
 
     Returns:
       The matplotlib figure; `figure.savefig(path)` writes it.
@@ -94,6 +95,8 @@ def hypothesis_figure(hypothesis: Hypothesis, *, title: str = "") -> Any:
     boxes: list[tuple[float, int, str, bool]] = []  # place across, depth, text, whether it is claimed
     edges: list[tuple[int, int, str]] = []
     taken = [0.0]  # width so far
+    seen: set[str] = set()
+    is_long = hypothesis.count_places() > DESCRIBED
 
     def leaf(depth: int, text: str, *, claimed: bool) -> int:
         boxes.append((taken[0] + 0.5, depth, text, claimed))
@@ -104,6 +107,9 @@ def hypothesis_figure(hypothesis: Hypothesis, *, title: str = "") -> Any:
         feature, text = hypothesis.interpretation[name], f"{of[name]}\n{_wrapped(name)}"
         if not feature.parents:
             return leaf(depth, text, claimed=True)
+        if is_long and name in seen:
+            return leaf(depth, f"{text}\n(as before)", claimed=True)
+        seen.add(name)
         parents, below = list(feature.parents), []
         several = len(parents) > MAX_SIBLINGS and [p for p in parents if not hypothesis.interpretation[p].parents]
         for parent in parents:

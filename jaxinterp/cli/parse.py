@@ -137,7 +137,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="WHAT",
         help="brackets, induction, or FILE.py:NAME, (hypothesis, params, dataset) or a function that returns them",
     )
-    scrub.add_argument("--claim", choices=CLAIMS, default="1", help="of brackets: which claims (default: 1)")
+    scrub.add_argument("--claim", choices=CLAIMS, help="of brackets: which claims (default: 1)")
     scrub.add_argument(
         "--through", nargs="+", default=[], metavar="MLP", help="of brackets: read heads by way of these"
     )

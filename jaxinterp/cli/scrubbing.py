@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,21 @@ from jaxinterp.tasks.brackets import brackets
 from jaxinterp.tasks.induction import helped_tokens, prompts_ending_in
 from jaxinterp.tasks.text import tokenize_documents
 
+#: Classes, and features, that are printed at most.
+SHOWN = 20
+
+#: Options that only some claims have.
+OF = dict.fromkeys(("claim", "through", "count", "horizon", "proportion"), ("brackets",)) | {
+    **dict.fromkeys(("refine", "heads", "repeats", "model", "corpus"), ("induction",)), "n": ("brackets", "induction"),
+}  # fmt: skip
+
 
 def scrub(options: argparse.Namespace) -> None:
     """`jaxinterp scrub`."""
     use("Agg")
+    for name, whose in OF.items():
+        if getattr(options, name) not in (None, []) and options.what not in whose:
+            raise ValueError(f"--{name} is of {' and '.join(whose)} alone, and says nothing about {options.what!r}")
     floor = None
     if options.what == "brackets":
         hypothesis, params, dataset = _brackets(options)
@@ -52,14 +64,22 @@ def scrub(options: argparse.Namespace) -> None:
         gain = zero.loss - result.model_loss
         print(f"of the heads   {added['recovered']:8.1%}  ({low:.1%} to {high:.1%}) of the {gain:.4f} nats they add")
     print(f"\n{'class':30} {'samples':>10} {'loss':>9} {'accuracy':>9}")
-    for name, each in list(result.by_class.groupby("class"))[:20]:
-        print(f"{name!s:30.30} {each['count'].item():10,.0f} {each.loss.item():9.4f} {each.accuracy.item():9.2%}")
+    classes = result.by_class
+    for i, name in enumerate(classes["class"].values[:SHOWN]):
+        count, loss, accuracy = (classes[column].values[i] for column in ("count", "loss", "accuracy"))
+        print(f"{name!s:30.30} {count:10,.0f} {loss:9.4f} {accuracy:9.2%}")
+    if (more := len(classes["class"]) - SHOWN) > 0:
+        print(f"... and {more:,} more classes")
     print(f"\n{'feature':30} {'classes':>8} {'smallest':>9} {'alone':>6} {'itself':>7} {'entropy':>8}")
-    for name, each in list(result.features.groupby("feature"))[:20]:
+    weak = result.features
+    for i, name in enumerate(weak.feature.values[:SHOWN]):
+        each = weak.isel(feature=i)
         print(
             f"{name!s:30.30} {each.classes.item():8,} {each.smallest.item():9,} {each.singletons.item():6,} "
             f"{each['self'].item():7.2%} {each.entropy.item():8.3f}"
         )
+    if (more := len(weak.feature) - SHOWN) > 0:
+        print(f"... and {more:,} more features")
     folder = Path(options.output)
     told = {
         name: getattr(result, name)
@@ -86,7 +106,7 @@ def _brackets(options: argparse.Namespace) -> tuple[Hypothesis, Any, Any]:
         _head(options.proportion) if options.proportion else usual.proportion,
     )
     through = tuple(options.through)
-    return bracket_claims(model, params, dataset, options.claim, roles=roles, through=through), params, dataset
+    return bracket_claims(model, params, dataset, options.claim or "1", roles=roles, through=through), params, dataset
 
 
 def _induction(options: argparse.Namespace) -> tuple[Hypothesis, Any, Any, Hypothesis]:
@@ -136,10 +156,13 @@ def _from_file(where: str) -> tuple[Hypothesis, Any, Any]:
         raise ValueError(f"expected brackets, induction or FILE.py:NAME, got {where!r}")
     if not Path(file).is_file():
         raise FileNotFoundError(f"no such file: {file}")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    spec = importlib.util.spec_from_file_location(f"scrubbed_{Path(file).stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # as of a script: what lies beside it can be imported, and its classes find their module
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(Path(file).resolve().parent))
     spec.loader.exec_module(module)
     if not hasattr(module, name):
         raise ValueError(f"{file} has no {name!r}")

@@ -122,13 +122,15 @@ def adversary(
     if type(most_moves) is not int or most_moves < 1:
         raise ValueError(f"most_moves must be an int of at least 1, got {most_moves!r}")
     ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
+    ready.tables.check_bounds("adversary")
     families = _families(ready, refine_by)
     start = state = _first_state(ready)
     moves, tried = list[str](), None
     keys = jax.random.split(key, 2 * most_moves + 1)
 
     def score(state: _State, key: jax.Array) -> ScrubResult:
-        bits_of, classes = np.arange(len(ready.plan)), dict[str, Any]()
+        assert ready.bits_of is not None
+        bits_of, classes = ready.bits_of.copy(), dict[str, Any]()
         for group in state:
             bits_of[list(group.draws)] = group.draws[0]
             own = jax.device_put(group.partition.classes())

@@ -27,7 +27,7 @@ def what_hurts(
 
     A part is a feature, which then keeps the very datum of its reader ("exact") instead of one that agrees; or a node
     that the output reads and the hypothesis leaves out, which is then run on the output's datum. All are run by one
-    program.
+    program, but for features whose sampler is "disagree", a kernel or a generator.
 
     Args:
       Others as in `ji.scrub`; all scrubs have the same key.

@@ -5,9 +5,11 @@ reader computes its own copy from the visible nodes behind it, so that hiding th
 earlier writer a direct parent of every later reader.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -19,6 +21,11 @@ from jaxinterp.model.config import suggest
 #: Rows of a value, by number; None: all.
 Rows = tuple[int, ...] | None
 
+KINDS = ("fn", "sum", "rows", "joined")
+
+#: What to do about constants with rows.
+FREE = "let it read the input, so that its rows can be told apart"
+
 
 @dataclasses.dataclass(frozen=True)
 class Node:
@@ -28,7 +35,8 @@ class Node:
       fn: `fn(params, *values of the parents) -> value`, pure JAX, of a single datum. None for the other kinds.
       parents: the nodes that it reads, in the order of its arguments.
       kind: "fn"; "sum", of all parents; "rows", the parent's rows `rows`; "joined", the parents' rows put together,
-        the first parent's at `places[0]` and so on.
+        the first parent's at `places[0]` and so on. Terms of a sum have one shape; a node without parents is the same
+        at all rows, and has none.
       by_row: for a function whose value has rows (its leading axis): for each parent, whether row i of the value reads
         only row i of it. Then `fn` takes `rows=` (int[n], or None for all) and computes these alone, from as many rows
         of those parents. None: a function that is computed whole.
@@ -53,10 +61,24 @@ class Node:
         if isinstance(self.parents, str):
             raise TypeError(f"parents must be a tuple of names, got the string {self.parents!r}")
         object.__setattr__(self, "parents", tuple(self.parents))
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind {self.kind!r}; {suggest(str(self.kind), KINDS)}")
         if (self.fn is None) == (self.kind == "fn"):
             raise ValueError(f"a node of kind {self.kind!r} {'needs' if self.kind == 'fn' else 'has no'} fn")
         if self.by_row is not None and len(self.by_row) != len(self.parents):
             raise ValueError(f"by_row has {len(self.by_row)} entries for {len(self.parents)} parents")
+        if self.kind == "sum" and not self.parents:
+            raise ValueError("a sum needs parents")
+        if (self.rows is not None) != (self.kind == "rows") or (self.kind == "rows" and len(self.parents) != 1):
+            raise ValueError(
+                f"a node of kind 'rows' has rows= and one parent, and no other has rows=, got {self.rows!r}"
+            )
+        for rows in (self.rows or (), *self.places):
+            if any(row < 0 for row in rows) or any(b <= a for a, b in itertools.pairwise(rows)):
+                raise ValueError(f"rows are told in ascending order, from 0, each once, got {rows}")
+        together = sorted(row for rows in self.places for row in rows)
+        if self.kind == "joined" and (len(self.places) != len(self.parents) or together != list(range(len(together)))):
+            raise ValueError(f"places must say of each parent where its rows stand, each place once: {self.places}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +91,7 @@ class Graph:
       input: the name that stands for the datum itself: what functions that read it get, a pytree.
       loss: `loss(output's value, datum) -> scalar`, in nats or what you like; None if the output is a scalar itself.
       correct: `correct(output's value, datum) -> bool`; None where there is no right and wrong.
+      check: `check(dataset)` raises for what the functions cannot take.
       examples: (params, data whose leaves lead with an example axis): on which rewrites are checked, and which tell
         how many rows there are.
       hidden: nodes of which a hypothesis cannot speak.
@@ -97,6 +120,7 @@ class Graph:
     input: str = "input"
     loss: Callable[[Any, Any], Any] | None = None
     correct: Callable[[Any, Any], Any] | None = None
+    check: Callable[[Any], None] | None = None
     examples: Any = None
     hidden: frozenset[str] = frozenset()
     through: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
@@ -249,15 +273,48 @@ def values(graph: Graph, params: Any, datum: Any, wanted: Sequence[tuple[str, Ro
 
     def rows_of(name: str, rows: Rows) -> Any:
         at = demands[name]
-        if name == graph.input or rows == at or not graph.nodes[name].parents:
+        if name == graph.input or (rows == at and graph.nodes[name].parents):
+            return known[name]
+        if not graph.nodes[name].parents:
+            if rows is not None and jnp.ndim(known[name]) > 1:
+                raise ValueError(
+                    f"{name!r} has no parents, so that it is the same at all rows, and yet has rows: {FREE}"
+                )
             return known[name]
         assert rows is not None
         return known[name][np.array(rows if at is None else [at.index(row) for row in rows])]
 
     for name in (name for name in order if name in demands):
         node, rows = graph.nodes[name], demands[name]
-        known[name] = computed(node, params, [rows_of(parent, share) for parent, share in needs(node, rows)], rows)
+        arguments = [rows_of(parent, share) for parent, share in needs(node, rows)]
+        with naming(f"node {name!r}"):
+            known[name] = computed(node, params, arguments, rows)
     return [rows_of(name, rows) for name, rows in wanted]
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Errors of a function that somebody gave say whose it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in {what}")
+        raise
+
+
+def check_shapes(graph: Graph, shapes: Mapping[str, Any]) -> None:
+    """Raises a ValueError for nodes whose values, of these shapes for one datum, cannot be taken apart by row."""
+    for name, node in graph.nodes.items():
+        own = shapes[name].shape
+        if node.kind == "rows" and node.rows and node.rows[-1] >= (*shapes[node.parents[0]].shape, 0)[0]:
+            raise ValueError(f"{name!r} is row {node.rows[-1]} of a value of shape {shapes[node.parents[0]].shape}")
+        for parent in node.parents if node.kind == "sum" else ():
+            shape, is_free = shapes[parent].shape, not graph.nodes[parent].parents
+            if shape != own and not (is_free and len(shape) < len(own)):
+                raise ValueError(
+                    f"terms of {name!r} must have one shape: {parent!r} has {shape}, the sum {own} (a node without "
+                    "parents may lack the rows)"
+                )
 
 
 def computed(node: Node, params: Any, arguments: Sequence[Any], rows: Rows) -> Any:
@@ -275,7 +332,7 @@ def computed(node: Node, params: Any, arguments: Sequence[Any], rows: Rows) -> A
     assert node.fn is not None
     if node.by_row is None:
         out = node.fn(params, *arguments)
-        return out if rows is None else out[np.array(rows)]
+        return out if rows is None or not node.parents else out[np.array(rows)]
     return node.fn(params, *arguments, rows=None if rows is None else np.array(rows))
 
 

@@ -4,6 +4,7 @@ An interpretation is a graph of features; a correspondence maps each to a node o
 edges. It unfolds to a tree, one place for each path from the output, each with a datum of its own.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -12,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from jaxinterp.model.config import suggest
-from jaxinterp.scrubbing.graph import Graph
+from jaxinterp.scrubbing.graph import Graph, naming
 from jaxinterp.scrubbing.lookup import Place
 from jaxinterp.scrubbing.samplers import SAMPLERS, Draw, Generator, Kernel, Partition, Sampler
 
 #: More places than this are refused unless asked for.
 MAX_PLACES = 10_000
+
+#: Places that are described, and drawn, one by one.
+DESCRIBED = 300
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,13 +47,26 @@ class Feature:
         if isinstance(self.parents, str):
             raise TypeError(f"parents must be a tuple of names, got the string {self.parents!r}")
         object.__setattr__(self, "parents", tuple(self.parents))
+        if self.values is None or callable(self.values):
+            return
+        if isinstance(self.values, str) or not hasattr(self.values, "__len__"):
+            got = type(self.values).__name__
+            raise TypeError(f"values must be a function of the dataset, or one value for each datum, got {got}")
+        # classes are kept for each feature: later changes to an array of the caller's must not be in doubt
+        object.__setattr__(self, "values", copy.copy(self.values))
 
     def partition(self, dataset: Any, n: int, name: str) -> Partition:
         """The classes into which it divides a dataset."""
         label = f"feature {name!r}"
         if self.values is None:
             return Partition.of(np.arange(n), n, label)
-        return Partition.of(self.values(dataset) if callable(self.values) else self.values, n, label)
+        if not callable(self.values):
+            return Partition.of(self.values, n, label)
+        with naming(label):
+            values = self.values(dataset)
+            if not hasattr(values, "__len__"):
+                raise TypeError(f"expected one value for each datum, got {type(values).__name__}")
+        return Partition.of(values, n, label)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,6 +121,11 @@ class Hypothesis:
     unimportant: str = "together"
 
     def __post_init__(self) -> None:
+        for argument in ("interpretation", "correspondence", "samplers"):
+            if not isinstance(getattr(self, argument), Mapping):
+                raise TypeError(
+                    f"{argument} must be a mapping by feature, got {type(getattr(self, argument)).__name__}"
+                )
         features = {
             name: given if isinstance(given, Feature) else Feature(given) for name, given in self.interpretation.items()
         }
@@ -197,12 +219,21 @@ class Hypothesis:
         return count(self.root)
 
     def describe(self) -> str:
-        """The tree in words: what each node is claimed to compute, and what is run at random."""
+        """The tree in words: what each node is claimed to compute, and what is run at random.
+
+        Where there are more than `DESCRIBED` places, what was described already is so "as above".
+        """
         lines = []
+        seen: set[str] = set()
+        is_long = self.count_places() > DESCRIBED
 
         def visit(name: str, depth: int) -> None:
             feature, node, indent = self.interpretation[name], self.correspondence[name], "  " * depth
-            lines.append(f"{indent}{node}: {name} ({self.samplers[name]})")
+            known = is_long and name in seen and bool(feature.parents)
+            lines.append(f"{indent}{node}: {name} ({self.samplers[name]}){', as above' if known else ''}")
+            if known:
+                return
+            seen.add(name)
             for parent in feature.parents:
                 visit(parent, depth + 1)
             spoken = {self.correspondence[parent] for parent in feature.parents}

@@ -98,6 +98,7 @@ def induction_claim(
     *,
     offset: int = 1,
     width: int = 3,
+    own_token: bool = False,
     whole: Collection[str] = (),
 ) -> Hypothesis:
     """What induction heads read, to be scrubbed on prompts of one length whose next token is known.
@@ -117,6 +118,7 @@ def induction_claim(
       data: `InductionPrompts`, or what else has `tokens` and `label`; rewrites are checked on the first four.
       offset: how many tokens before each position the naive keys read; 1 but for controls, whatever else moves along.
       width: how many consecutive tokens "three tokens" compares.
+      own_token: whether keys read also the token that they stand on, as values do.
       whole: which of "q", "k", "v" are left as they are, to see what a claim loses by the others.
 
     Raises:
@@ -150,14 +152,14 @@ def induction_claim(
     wide = "three tokens" in refinements
     compared = range(width if wide else 1)
     before = {"q": tuple(compared)[1:], "k": tuple(offset + i for i in compared), "v": ()}
-    here = ("q", "v") if "current position" in refinements else ()
+    here = ("q", "v", *("k" if own_token else ())) if "current position" in refinements else ()
     offsets = sorted({each for kind in "qkv" for each in before[kind]} | ({0} if here else set()))
-    reads: dict[str, list[str]] = {"q": ["embed"], "k": [], "v": ["embed"]}
+    reads: dict[str, list[str]] = {"q": ["embed"], "k": ["embed"] if own_token else [], "v": ["embed"]}
     for head in range(model.config.n_heads):
         name = f"a0.h{head}"
         if "repeats" in refinements and head in roles.repeats:
             graph = split_identity(graph, name)
-            for kind in "qv":
+            for kind in "qkv" if own_token else "qv":
                 reads[kind].append(f"{name}.identity")
             continue
         graph = split_sources(graph, name, {f"{each} before" if each else "here": each for each in offsets})

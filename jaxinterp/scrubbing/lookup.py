@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.scrubbing.graph import Graph, Node, Rows, computed, needs, summed, values
+from jaxinterp.scrubbing.graph import FREE, Graph, Node, Rows, computed, naming, needs, summed, values
 
 #: What a table holds: the sum of some rows of nodes, `((name, rows), ...)`.
 Terms = tuple[tuple[str, Rows], ...]
@@ -217,16 +217,18 @@ class Evaluator:
             return joint
         if node.kind == "sum":
             return Sum(tuple(term for one in arguments for term in (one.terms if isinstance(one, Sum) else (one,))))
-        return Known(self._of_samples(node, arguments, rows))
+        return Known(self._of_samples(name, arguments, rows))
 
-    def _of_samples(self, node: Node, arguments: Sequence[Lazy], rows: Rows) -> Any:
+    def _of_samples(self, name: str, arguments: Sequence[Lazy], rows: Rows) -> Any:
+        node = self.graph.nodes[name]
         batched = [None if isinstance(a, Look) and a.datum is None else 0 for a in arguments]
         numbers = [self.numbers(argument) for argument in arguments]
 
         def one(*arguments: Any) -> Any:
             return computed(node, self.params, arguments, rows)
 
-        return jax.vmap(one, in_axes=batched)(*numbers)
+        with naming(f"node {name!r}"):
+            return jax.vmap(one, in_axes=batched)(*numbers)
 
     def _joint(self, what: tuple[Any, ...], arguments: Sequence[Lazy]) -> Joint | None:
         """A value that follows from data of which all but one have few different values; else None."""
@@ -303,6 +305,8 @@ class Evaluator:
         where = [have.index(row) for row in wanted]
         if isinstance(lazy, Look):
             if lazy.datum is None:
+                if rowed := [name for name, _ in lazy.terms if len(self.shapes[name].shape) > 1]:
+                    raise ValueError(f"{rowed[0]!r} follows from nothing, and yet is read by row: {FREE}")
                 return lazy
             terms = tuple(
                 (name, tuple(where) if rows is None else tuple(rows[i] for i in where)) for name, rows in lazy.terms
@@ -365,7 +369,7 @@ class Evaluator:
             ]
             if expression.what[0] == "node":
                 _, name, rows = expression.what
-                self.found[expression] = self._of_samples(self.graph.nodes[name], arguments, rows)
+                self.found[expression] = self._of_samples(name, arguments, rows)
             elif expression.what[0] == "parts":
                 self.found[expression] = self._together(Parts(tuple(zip(expression.what[1], arguments, strict=True))))
             else:
@@ -402,7 +406,8 @@ class Evaluator:
                 continue
             array = self.numbers(part)
             if isinstance(part, Look) and part.datum is None:
-                array = jnp.broadcast_to(array, (len(self.draws[0]), len(rows), *array.shape[-1:]))
+                own = array.shape if array.ndim > 1 else (len(rows), *array.shape)
+                array = jnp.broadcast_to(array, (len(self.draws[0]), *own))
             arrays.append(array)
             order += rows
         for name, looks in by_node.items():

@@ -23,7 +23,8 @@ class ScrubResult:
       loss_error, clipped_error, accuracy_error: standard errors of these.
       model_loss, model_accuracy: of the graph as it is, on the same references.
       random_loss: of outputs for data that have nothing to do with the reference.
-      recovered: 1 - (loss - model_loss) / (random_loss - model_loss).
+      recovered: 1 - (loss - model_loss) / (random_loss - model_loss); NaN if these two are equal up to rounding, or not
+        finite.
       recovered_error, recovered_interval: its standard error, and a 95 % interval.
       non_finite: how many samples have a loss that is no finite number. They are not left out: the means show them.
       n_samples, n_references: samples, and how many different data they are about.
@@ -74,6 +75,8 @@ class ScrubResult:
                 f"accuracy       {self.accuracy:8.2%} ± {self.accuracy_error:.2%}  (model {self.model_accuracy:.2%})"
             )
         lines.append(f"samples        {self.n_samples:,} about {self.n_references:,} data")
+        if np.isnan(self.recovered) and not self.non_finite:
+            lines.append("               no loss lies between the model's and that of other data's outputs")
         if self.non_finite:
             lines.append(f"NOT FINITE     {self.non_finite:,} losses")
         return "\n".join(lines)
@@ -117,8 +120,8 @@ def summarise(
 
     model, random = over(bounds.model_loss), over(bounds.random_loss)
     loss, loss_error = mean(sums.loss)
-    gap = random - model
-    share = (loss - model) / gap if gap else np.nan
+    gap = _gap(random, model)
+    share = (loss - model) / gap
     influence = sums.loss - n * bounds.model_loss - share * n * (bounds.random_loss - bounds.model_loss)
     of_class = np.bincount(root.codes, n)
     seen = of_class > 0
@@ -133,7 +136,7 @@ def summarise(
     names = [str(name) for name, own in zip(root.names, seen, strict=True) if own]
     return ScrubResult(
         loss, loss_error, *mean(sums.clipped), clip, *mean(sums.correct), model, over(bounds.model_correct), random,
-        1 - share, _error(influence, n) / abs(gap) if gap else np.nan, int(sums.non_finite.sum()), int(total),
+        1 - share, _error(influence, n) / abs(gap), int(sums.non_finite.sum()), int(total),
         int((n > 0).sum()),
         xr.Dataset(by_class, coords={"class": names}),
         xr.Dataset(by_datum, coords={"datum": about}),
@@ -171,9 +174,7 @@ def recovered_above(result: ScrubResult, floor: ScrubResult) -> tuple[float, flo
     if not (result.by_datum.datum.equals(floor.by_datum.datum) and np.array_equal(n, floor.by_datum["count"].values)):
         raise ValueError("result and floor must be about the same references, as often: use the same num_samples")
     loss, zero, model = result.by_datum.loss.values, floor.by_datum.loss.values, result.by_datum.model_loss.values
-    gap = float((n * (zero - model)).sum() / n.sum())
-    if not gap:
-        return float("nan"), float("nan")
+    gap = _gap(float((n * zero).sum() / n.sum()), float((n * model).sum() / n.sum()))
     share = float((n * (zero - loss)).sum() / n.sum()) / gap
     return share, _error(n * ((zero - loss) - share * (zero - model)), n) / abs(gap)
 
@@ -184,6 +185,12 @@ def recovered_difference(one: ScrubResult, other: ScrubResult) -> tuple[float, f
     each = n * (other.by_datum.loss.values - one.by_datum.loss.values) / gap
     share = each.sum() / n.sum()
     return float(share), _error(each - n * share, n)
+
+
+def _gap(random: float, model: float) -> float:
+    """What there is to recover; NaN if that is nothing but rounding, or not finite."""
+    gap = random - model
+    return gap if np.isfinite(gap) and abs(gap) > 1e-6 * (abs(random) + abs(model)) else np.nan
 
 
 def _error(residuals: np.ndarray, n: np.ndarray) -> float:

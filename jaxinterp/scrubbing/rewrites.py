@@ -38,6 +38,44 @@ def hide(graph: Graph, names: Iterable[str], *, reader: str | None = None) -> Gr
     return dataclasses.replace(graph, through=through)
 
 
+def group(graph: Graph, names: Iterable[str], name: str) -> Graph:
+    """Several nodes as one, their sum `name`, of which a hypothesis can speak: all that is in it then has one datum.
+
+    Args:
+      names: nodes that are terms of the same sums, and that nothing else reads (heads of one layer, say); they become
+        hidden. name: of the node that holds them.
+
+    Raises:
+      ValueError: nodes that are read apart from one another.
+
+    Example:
+      >>> from jaxinterp.scrubbing import rewrites
+      >>> graph = ji.scrubbing.transformer_graph(model, params, tokens)
+      >>> rewrites.group(graph, ["a1.h0", "a1.h1"], "a1.both").parents("m1")[5:]
+      ('m0', 'a1.h2', 'a1.h3', 'a1.both')
+    """
+    chosen = tuple(dict.fromkeys(names))
+    for one in chosen:
+        graph.check_node(one, "names")
+    if len(chosen) < 2:
+        raise ValueError(f"names: expected two nodes or more, got {list(chosen)}")
+    if name in graph.nodes:
+        raise ValueError(f"there is a node {name!r} already")
+    nodes = {**graph.nodes, name: Node(None, chosen, "sum")}
+    for reader, node in graph.nodes.items():
+        if not set(node.parents) & set(chosen):
+            continue
+        if node.kind != "sum" or not set(chosen) <= set(node.parents):
+            raise ValueError(
+                f"{reader!r} does not read the sum of {', '.join(chosen)}, so that they cannot be one node"
+            )
+        rest = tuple(parent for parent in node.parents if parent not in chosen)
+        nodes[reader] = dataclasses.replace(node, parents=(*rest, name))
+    grouped = dataclasses.replace(graph, nodes=nodes, hidden=graph.hidden | set(chosen))
+    check_equal(graph, grouped, graph.output)
+    return grouped
+
+
 def split_positions(graph: Graph, name: str, parts: Mapping[str, Iterable[int]] | None = None) -> Graph:
     """A node as its rows put together: nodes `name@part`, each some of its rows.
 
@@ -126,7 +164,8 @@ def split_direction(graph: Graph, name: str, direction: Any) -> Graph:
     rows = np.atleast_2d(np.asarray(direction, np.float64))
     if np.linalg.matrix_rank(rows) < len(rows):
         raise ValueError(f"direction: {len(rows)} directions span only {np.linalg.matrix_rank(rows)} dimensions")
-    basis, _ = jax.numpy.linalg.qr(jax.numpy.atleast_2d(direction).T)
+    given = jax.numpy.atleast_2d(jax.numpy.asarray(direction))
+    basis, _ = jax.numpy.linalg.qr(given.astype(jax.numpy.result_type(given, jax.numpy.float32)).T)
 
     def along(params: Any, x: Any, *, rows: Any = None) -> Any:
         return (x @ basis) @ basis.T

@@ -71,8 +71,8 @@ def scrub(
       tables: values to look up; by default those that the graph keeps of the last params and dataset it was asked
         about; they go when the graph goes.
       max_places: how many places the hypothesis may unfold to; None for any number.
-      max_bytes: memory for the samples under way; by default 256 MiB. Tables may take 2 GiB beside them; what has no
-        room in them is computed.
+      max_bytes: memory for the samples under way; by default 256 MiB. What a key draws depends on it. Tables may take
+        2 GiB beside them; what has no room in them is computed.
       progress: a bar with rate and time left; by default shown if it takes more than a second.
 
     Raises:
@@ -103,6 +103,7 @@ def scrub(
       True
     """
     check_run(num_samples, key)
+    _check_limits(clip, max_bytes)
     # tables of combinations cost about as much as a sample for each
     combine = num_samples >= 2 * n_data(dataset)
     ready = make_ready(hypothesis, params, dataset, tables=tables, max_places=max_places, combine=combine)
@@ -213,11 +214,12 @@ def run_ready(
       classes: what some draws are made from instead of their own. bits_of: as in `samplers.draw`.
       Others as of `scrub`.
     """
+    _check_limits(clip, max_bytes)
     hypothesis, tables, apart = ready.hypothesis, ready.tables, ready.apart
     n = tables.n
     order_key, run_key = jax.random.split(key)
     order = jax.random.permutation(order_key, n)
-    chunk = min(LARGEST, _power_of_two((max_bytes or RUN_BYTES) // ready.bytes_each))
+    chunk = min(LARGEST, _power_of_two((RUN_BYTES if max_bytes is None else max_bytes) // ready.bytes_each))
     chunk = min(chunk, SMALL) if num_samples <= SMALL else chunk
     n_chunks = -(-num_samples // chunk)
 
@@ -257,6 +259,13 @@ def check_run(num_samples: int, key: jax.Array) -> None:
     if type(num_samples) is not int or num_samples < 1:
         raise ValueError(f"num_samples must be an int of at least 1, got {num_samples!r}")
     check_key(key)
+
+
+def _check_limits(clip: float, max_bytes: int | None) -> None:
+    if not isinstance(clip, int | float) or not clip > 0:
+        raise ValueError(f"clip must be a number above 0, got {clip!r}")
+    if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
+        raise ValueError(f"max_bytes must be an int of at least 1, or None, got {max_bytes!r}")
 
 
 def check_tables(hypothesis: Hypothesis, who: str) -> None:

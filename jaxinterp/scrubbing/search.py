@@ -91,6 +91,7 @@ def smallest_set(
     check_run(num_samples, key)
     check_tables(hypothesis, "smallest_set")
     ready = make_ready(hypothesis, params, dataset, tables=tables, apart=True, max_places=max_places)
+    ready.tables.check_bounds("smallest_set")
     search_key, own_key = jax.random.split(key)
 
     def score(left_out: list[str], key: jax.Array) -> Any:

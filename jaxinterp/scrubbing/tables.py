@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.scrubbing.graph import Graph, values
+from jaxinterp.scrubbing.graph import Graph, check_shapes, values
 from jaxinterp.scrubbing.hypothesis import Feature
 from jaxinterp.scrubbing.lookup import COMBINATIONS, Combined, Look, Terms, evaluated, size, take
 from jaxinterp.scrubbing.result import Bounds
@@ -50,7 +50,10 @@ class Tables:
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, params)
         self.data = jax.tree.map(jnp.asarray, dataset)
         self.max_bytes = TABLE_BYTES if max_bytes is None else max_bytes
+        if graph.check is not None:
+            graph.check(dataset)
         self.shapes = node_shapes(graph, self.params, self.data)
+        check_shapes(graph, self.shapes)
         self.fingerprint = fingerprint(params, dataset)
         self._output: Terms = ((graph.output, None),)
         self._values: dict[Terms, jax.Array] = {}
@@ -161,6 +164,15 @@ class Tables:
         if key not in self._plans:
             self._plans[key] = make()
         return self._plans[key]
+
+    def check_bounds(self, who: str) -> None:
+        """Raises a ValueError where recovered performance means nothing, so that no search can compare it."""
+        bounds = self.bounds
+        for name, losses in (("as it is", bounds.model_loss), ("with outputs of other data", bounds.random_loss)):
+            if count := int((~np.isfinite(losses)).sum()):
+                raise ValueError(
+                    f"{who}: {count} of {self.n} losses of the graph {name} are not finite: no score can be compared"
+                )
 
     @functools.cached_property
     def bounds(self) -> Bounds:
@@ -306,6 +318,8 @@ def scored(graph: Graph, outputs: jax.Array, about: Any) -> tuple[jax.Array, jax
         raise ValueError(
             f"a loss must be one number for each sample, got shape {losses.shape[1:]}; give the graph loss="
         )
+    # 0-1 losses may be truth values, and halves would overflow in sums
+    losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
     correct = jnp.full(losses.shape, jnp.nan) if graph.correct is None else jax.vmap(graph.correct)(outputs, about)
     return losses, correct
 

@@ -136,13 +136,26 @@ def transformer_graph(
         nodes["logits.read"] = Node(None, (reads,), "rows", rows=(read % n_pos,))
         hidden.add("logits.read")
         nodes["logits"] = Node(parts.unembed(one=True), ("logits.read",))
-    label = label or _label_in(examples)
+    label, has_own_loss = label or _label_in(examples), loss is None
+
+    def check(data: Any) -> None:
+        found, has_mask = prompt_of(data)[0], prompt_of(data)[1] is not None
+        if jnp.shape(found)[1:] != (n_pos,) or has_mask != bool(masks):
+            told = f"[datum, {n_pos}] tokens with{'' if masks else 'out'} a mask, as in its examples"
+            raise ValueError(f"the graph is of {told}; got {jnp.shape(found)} with{'' if has_mask else 'out'} one")
+        model.check_prompt(*prompt_of(data))
+        labels = np.asarray(jax.vmap(label)(data)) if has_own_loss and label is not None else np.zeros(1)
+        if not 0 <= labels.min() <= labels.max() < config.d_vocab_out:
+            raise ValueError(
+                f"labels run from {labels.min()} to {labels.max()}, expected 0 to {config.d_vocab_out - 1}"
+            )
+
     if label is not None:
         loss = loss or (lambda logits, datum: -jax.nn.log_softmax(logits)[..., label(datum)])
         correct = correct or (lambda logits, datum: logits.argmax(-1) == label(datum))
     return Graph(
         nodes, "logits", hidden=frozenset(hidden), examples=(params, examples),
-        loss=loss, correct=correct,
+        loss=loss, correct=correct, check=check,
     )  # fmt: skip
 
 

@@ -55,6 +55,8 @@ def test_claims_about_brackets(tmp_path, capsys):
         (["own.py:other"], "own.py has no 'other'"),
         (["own.py:wrong"], "must be (hypothesis, params, dataset)"),
         (["brackets", "--horizon", "head two"], "expected a head such as a1.h0"),
+        (["brackets", "--heads", "a1.h0"], "--heads is of induction alone, and says nothing about 'brackets'"),
+        (["own.py:claim", "--n", "5"], "--n is of brackets and induction alone"),
     ],
 )
 def test_what_cannot_be_meant_is_told(tmp_path, monkeypatch, capsys, arguments, message):

@@ -106,6 +106,94 @@ def test_rewrites_that_change_something_are_refused(stream):
         rewrites.hide(graph, ["w"])
 
 
+def test_nodes_that_are_read_together_can_be_one(stream):
+    graph, data = stream
+    split = rewrites.split_terms(
+        graph, "y", {"one": lambda p, x: x * x, "two": lambda p, x: p * x - x, "three": lambda p, x: x}
+    )
+    grouped = rewrites.group(split, ["y.one", "y.three"], "y.both")
+    assert grouped.parents("z") == ("y.two", "y.both")
+    two, x = jnp.float32(2), data[0]
+    np.testing.assert_allclose(grouped.value(two, x, "y.both"), x * x + x, rtol=1e-6)
+    np.testing.assert_allclose(grouped(two, x), graph(two, x), rtol=1e-5)
+    apart = ji.Graph({**split.nodes, "w": ji.Node(lambda p, x: x, ("y.one",))}, "z", examples=graph.examples)
+    with pytest.raises(ValueError, match=r"'w' does not read the sum of y\.one, y\.three"):
+        rewrites.group(apart, ["y.one", "y.three"], "y.both")
+    with pytest.raises(ValueError, match="expected two nodes or more"):
+        rewrites.group(split, ["y.one"], "y.both")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"kind": "row", "parents": ("a",)}, "unknown kind 'row'; did you mean 'rows'"),
+        ({"kind": "sum"}, "a sum needs parents"),
+        ({"kind": "rows", "parents": ("a",)}, "has rows= and one parent"),
+        ({"kind": "rows", "parents": ("a",), "rows": (2, 0)}, "in ascending order"),
+        ({"kind": "rows", "parents": ("a",), "rows": (-1,)}, "in ascending order"),
+        ({"kind": "joined", "parents": ("a", "b"), "places": ((0,),)}, "where its rows stand"),
+        ({"kind": "joined", "parents": ("a", "b"), "places": ((0,), (2,))}, "each place once"),
+    ],
+)
+def test_what_no_kind_of_node_is_told(node, message):
+    with pytest.raises(ValueError, match=message):
+        ji.Node(**node)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ({"b": ji.Node(lambda p, x: x[0], ("input",))}, r"'b' has \(2,\), the sum \(3, 2\)"),
+        ({"b": ji.Node(None, ("a",), "rows", rows=(3,))}, r"'b' is row 3 of a value of shape \(3, 2\)"),
+        ({"b": ji.Node(lambda p, a: jnp.ones(7), ("a",))}, "in node 'sum'|shape"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(stream, nodes, message):
+    _, data = stream
+    graph = ji.Graph(
+        {"a": ji.Node(lambda p, x: x, ("input",)), **nodes, "sum": ji.Node(None, ("a", "b"), "sum"),
+         "out": ji.Node(lambda p, x: x.sum(), ("sum",))}, "out",
+    )  # fmt: skip
+    claim = ji.Hypothesis(graph, {"f": None}, {"f": "out"})
+    with pytest.raises((ValueError, TypeError), match=message):
+        ji.scrub(claim, None, data, num_samples=4, key=jax.random.key(0))
+
+
+def test_constants_are_the_same_at_all_rows():
+    x = jnp.arange(6.0).reshape(3, 2)
+    nodes = {
+        "x": ji.Node(lambda p, x, *, rows=None: x if rows is None else x[rows], ("input",), by_row=(False,)),
+        "c": ji.Node(lambda p: p), "s": ji.Node(None, ("x", "c"), "sum"),
+        "last": ji.Node(None, ("s",), "rows", rows=(2,)), "out": ji.Node(lambda p, s: s.sum(), ("last",)),
+    }  # fmt: skip
+    graph = ji.Graph(nodes, "out")
+    assert float(graph(jnp.array([10.0, 20.0]), x)) == 4 + 5 + 30
+    with pytest.raises(ValueError, match=r"'c' has no parents, .* let it read the input"):
+        graph(jnp.ones((3, 2)), x)
+
+
+def test_errors_name_the_node():
+    graph = ji.Graph({"a": ji.Node(lambda x: x, ("input",)), "b": ji.Node(lambda p, a: a, ("a",))}, "b")
+    with pytest.raises(TypeError) as error:
+        graph(None, 1.0)
+    assert error.value.__notes__ == ["in node 'a'"]
+
+
+def test_a_dataset_is_checked_against_the_examples(small):
+    model, params, tokens = small
+    data = {"tokens": np.asarray(tokens), "label": np.asarray(tokens[:, 0])}
+    graph = transformer_graph(model, params, data, read=-1)
+    claim, run = ji.Hypothesis(graph, {"f": None}, {"f": "logits"}), {"num_samples": 4, "key": jax.random.key(0)}
+    for change, message in (
+        ({"mask": np.ones((3, 6), bool)}, "without a mask, as in its examples; got .* with one"),
+        ({"tokens": data["tokens"][:, :5]}, r"\[datum, 6\] tokens .* got \(3, 5\)"),
+        ({"tokens": data["tokens"] + 50}, "is out of vocabulary: ids run from 0 to 49"),
+        ({"label": data["label"] - 50}, "labels run from .* expected 0 to 49"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ji.scrub(claim, params, data | change, **run)
+
+
 @pytest.mark.parametrize(
     ("nodes", "output", "message"),
     [

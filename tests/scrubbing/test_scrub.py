@@ -168,6 +168,64 @@ def test_losses_that_are_not_finite_are_counted(toy):
     assert "NOT FINITE" in str(result)
 
 
+def first_of_two(loss):
+    nodes = {
+        "a": ji.Node(lambda _, x: x[0], ("input",)), "b": ji.Node(lambda _, x: 0.1 * x[1], ("input",)),
+        "out": ji.Node(lambda _, a, b: a + b, ("a", "b")),
+    }  # fmt: skip
+    claim = ji.Hypothesis(
+        ji.Graph(nodes, "out", loss=loss), {"out": ji.Feature(None, ("a",)), "a": ji.Feature(lambda x: x[:, 0])},
+        {"out": "out", "a": "a"}, {"a": "unconditional"},
+    )  # fmt: skip
+    data = np.random.default_rng(1).integers(0, 2, (400, 2)).astype(np.float32)
+    return ji.scrub(claim, None, data, num_samples=4000, key=KEY)
+
+
+def test_losses_of_any_kind_are_numbers():
+    exact = first_of_two(lambda out, x: jnp.float32((out > 0.5) != (x[0] > 0.5)))
+    for kind in (jnp.bool_, jnp.uint8):
+        found = first_of_two(lambda out, x, kind=kind: ((out > 0.5) != (x[0] > 0.5)).astype(kind))
+        assert found.recovered == exact.recovered
+        assert found.random_loss == exact.random_loss
+    half = first_of_two(lambda out, x: (jnp.abs(out - x[0]) * 400 + 2).astype(jnp.float16))
+    assert abs(half.random_loss - 202) < 20
+
+
+@pytest.mark.parametrize("loss", [lambda out, x: jnp.where(jnp.abs(out - x[0]) < 0.5, 0.0, jnp.inf), None])
+def test_nothing_is_recovered_where_there_is_nothing_to_recover(loss):
+    result = first_of_two(loss)
+    assert np.isnan(result.recovered)
+    assert ("NOT FINITE" in str(result)) or ("no loss lies between" in str(result))
+
+
+def test_what_no_feature_is_told():
+    with pytest.raises(TypeError, match="one value for each datum, got int"):
+        ji.Feature(3)
+    with pytest.raises(TypeError, match="expected one value for each datum, got int"):
+        ji.Feature(lambda data: 3).partition(np.zeros(4), 4, "f")
+    graph = ji.Graph({"out": ji.Node(lambda _, x: x, ("input",))}, "out")
+    with pytest.raises(TypeError, match="interpretation must be a mapping by feature, got list"):
+        ji.Hypothesis(graph, ["out"], {"out": "out"})
+    values = np.arange(4)
+    feature = ji.Feature(values)
+    values[:] = 0
+    assert len(feature.partition(np.zeros(4), 4, "f").sizes) == 4
+
+
+def test_trees_that_are_too_large_are_described_all_the_same():
+    nodes, n = {"l0": ji.Node(lambda _, x: x, ("input",))}, 25
+    for i in range(1, n):
+        nodes |= {f"{side}{i}": ji.Node(lambda _, a: a, (f"l{i - 1}",)) for side in "uv"}
+        nodes[f"l{i}"] = ji.Node(None, (f"u{i}", f"v{i}"), "sum")
+    features = {name: ji.Feature(None, tuple(p for p in node.parents if p != "input")) for name, node in nodes.items()}
+    claim = ji.Hypothesis(ji.Graph(nodes, f"l{n - 1}"), features, {name: name for name in nodes})
+    assert claim.count_places() > 10_000_000
+    assert claim.describe().count("as above") == n - 2
+    assert ji.hypothesis_figure(claim).axes
+    with pytest.raises(ValueError, match="unfolds to"):
+        ji.scrub(claim, None, np.zeros(3, np.float32), num_samples=10, key=KEY)
+
+
 def test_tables_go_when_the_graph_goes():
     held = np.random.default_rng(0).random((500, 300)).astype(np.float32)
     graph = ji.Graph({"wide": ji.Node(lambda _, x: 2 * x, ("input",)), "sum": ji.Node(lambda _, x: x.sum(), ("wide",))},
@@ -278,6 +336,10 @@ def test_what_cannot_be_run_is_told(toy):
         ji.scrub(claim, None, data, **run, max_places=2)
     with pytest.raises(ValueError, match="num_samples must be an int of at least 1"):
         ji.scrub(claim, None, data, num_samples=0, key=KEY)
+    with pytest.raises(ValueError, match="max_bytes must be an int of at least 1, or None, got 0"):
+        ji.scrub(claim, None, data, **run, max_bytes=0)
+    with pytest.raises(ValueError, match="clip must be a number above 0, got None"):
+        ji.scrub(claim, None, data, **run, clip=None)
     constant = ji.Hypothesis(graph, features | {"first": ji.Feature(np.zeros(60))}, of, {"first": "disagree"})
     with pytest.raises(ValueError, match="all data agree on it"):
         ji.scrub(constant, None, data, **run)

@@ -264,13 +264,28 @@ def test_a_generator_above_leaves_what_is_below_as_it_is():
     assert np.isfinite(attack.worst.recovered)
 
 
+def test_what_is_together_stays_together_below_data_that_are_made():
+    """m = a + 5b - 5c of data in which b = c: b and c are of one datum, for the adversary as for the hypothesis."""
+    nodes = {name: ji.Node(lambda _, x, i=i: x[i], ("input",)) for i, name in enumerate("abc")}
+    nodes["m"] = ji.Node(lambda _, a, b, c: a + 5 * b - 5 * c, tuple("abc"))
+    nodes["out"] = ji.Node(lambda _, m: m, ("m",))
+    graph = ji.Graph(nodes, "out", loss=lambda out, x: jnp.abs(out - x[0]))
+    data = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    data[:, 2] = data[:, 1]
+    made = ji.scrubbing.Generator(lambda key, x: x.at[1:].set(jax.random.normal(key)))
+    features = {"out": ji.Feature(None, ("m",)), "m": ji.Feature(lambda x: x[:, 0], ("a",)), "a": None}
+    claim = ji.Hypothesis(graph, features, {name: name for name in features}, {"m": made, "a": "exact"})
+    attack = adversary(claim, None, data, num_samples=1000, key=KEY, most_moves=1)
+    assert attack.plain.loss < 1e-5
+
+
 def test_what_cannot_be_searched_is_told():
     graph, data = planted(("a", lambda sign, noise: sign), ("b", lambda sign, noise: jnp.where(noise > 1, jnp.nan, 0)))
     claim, run = claim_of(graph, "a"), {"num_samples": 400, "key": KEY}
     with pytest.raises(ValueError, match="most_moves must be an int of at least 1, got 0"):
         adversary(claim, None, data, **run, most_moves=0)
     for search in (adversary, lambda *given, **how: smallest_set(*given, keep=0.1, **how)):
-        with pytest.raises(ValueError, match=r"losses are not finite: no score can be compared"):
+        with pytest.raises(ValueError, match=r"are not finite: no score can be compared"):
             search(claim, None, data, **run)
     kernel = dataclasses.replace(claim, samplers={"a": gaussian_kernel(1.0)})
     with pytest.raises(ValueError, match="steps must be an int of at least 1, got 0"):
