@@ -207,7 +207,8 @@ def predictions(
         ranks[name] = {"correlation": float(correlation), "interval": [float(low), float(high)]}
     return {
         "rates": rates, "difference": difference, "error": error,
-        "verdict": "held" if difference - 1.96 * error > 0 else "not held",
+        # without an error on either side there is nothing to predict
+        "verdict": "held" if difference - 1.96 * error > 0 else "not held" if wrong.any() else "cannot be told",
         "ranks": ranks, "rank verdict": "held" if ranks["claim 1b"]["interval"][0] > 0 else "not held",
     }  # fmt: skip
 

@@ -339,7 +339,7 @@ def _heads_figure(scores: Mapping[str, np.ndarray]) -> Figure:
 
 
 def _positions_figure(losses: Mapping[str, np.ndarray], real: np.ndarray, document: np.ndarray, seed: int) -> Figure:
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
     n_ctx = real.shape[1]
     bins = min(32, n_ctx)
     middles = (np.arange(bins) + 0.5) * n_ctx / bins
@@ -348,5 +348,5 @@ def _positions_figure(losses: Mapping[str, np.ndarray], real: np.ndarray, docume
         axes.plot(middles, value, color=f"C{number}", linewidth=1, label=name)
         axes.fill_between(middles, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
     axes.set(xlabel="position in the context", ylabel="loss (nats per token)")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     return figure

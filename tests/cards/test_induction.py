@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+import jaxinterp as ji
 from jaxinterp.cards.induction import card, file_mean, head_scores, token_losses
 from jaxinterp.tasks.text import byte_pair_tokenizer
 
@@ -71,3 +72,11 @@ def test_what_does_not_fit_is_refused(small):
     texts = {"train": {"a": "one"}, "evaluation": {"b": "two", "c": "three"}, "source": "a test"}
     with pytest.raises(ValueError, match="the tokenizer has 257 tokens, the model 50"):
         card(model, params, byte_pair_tokenizer(["a"], size=257), None, **texts)
+
+
+def test_the_built_in_model_has_the_heads_of_its_card():
+    model, params, tokenizer = ji.load("induction")
+    scores, losses = head_scores(model, params, bos=tokenizer.token_to_id("<bos>"), n=50, draws=8)
+    assert scores["induction"].mean(0)[1].max() > 0.1
+    assert scores["previous token"].mean(0)[0].max() > 0.35
+    assert losses[:, 51:].mean() < losses[:, 1:50].mean() - 0.5
