@@ -63,13 +63,14 @@ def scrub(options: argparse.Namespace) -> None:
         low, high = (added["recovered"] + side * WIDTH * added["error"] for side in (-1, 1))
         gain = zero.loss - result.model_loss
         print(f"of the heads   {added['recovered']:8.1%}  ({low:.1%} to {high:.1%}) of the {gain:.4f} nats they add")
-    print(f"\n{'class':30} {'samples':>10} {'loss':>9} {'accuracy':>9}")
     classes = result.by_class
-    for i, name in enumerate(classes["class"].values[:SHOWN]):
-        count, loss, accuracy = (classes[column].values[i] for column in ("count", "loss", "accuracy"))
-        print(f"{name!s:30.30} {count:10,.0f} {loss:9.4f} {accuracy:9.2%}")
-    if (more := len(classes["class"]) - SHOWN) > 0:
-        print(f"... and {more:,} more classes")
+    if len(classes["class"]) < result.n_references:  # else each datum is a class of its own
+        print(f"\n{'class':30} {'samples':>10} {'loss':>9} {'accuracy':>9}")
+        for i, name in enumerate(classes["class"].values[:SHOWN]):
+            count, loss, accuracy = (classes[column].values[i] for column in ("count", "loss", "accuracy"))
+            print(f"{name!s:30.30} {count:10,.0f} {loss:9.4f} {accuracy:9.2%}")
+        if (more := len(classes["class"]) - SHOWN) > 0:
+            print(f"... and {more:,} more classes")
     print(f"\n{'feature':30} {'classes':>8} {'smallest':>9} {'alone':>6} {'itself':>7} {'entropy':>8}")
     weak = result.features
     for i, name in enumerate(weak.feature.values[:SHOWN]):
@@ -90,7 +91,8 @@ def scrub(options: argparse.Namespace) -> None:
     if added is not None:
         told["of the heads"] = added
     write_whole(table, lambda path: path.write_text(json.dumps({"hypothesis": hypothesis.describe()} | told, indent=1)))
-    figure = hypothesis_figure(hypothesis, title=f"recovered {result.recovered:.1%}")
+    share = f"{result.recovered:.1%}" if added is None else f"{added['recovered']:.1%} of what the heads add"
+    figure = hypothesis_figure(hypothesis, title=f"recovered {share}")
     write_whole(drawing, lambda path: figure.savefig(path, dpi=130, format="png"))
     print(f"\nwritten: {table}, {drawing}")
 

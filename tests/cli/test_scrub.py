@@ -1,6 +1,7 @@
 """`jaxinterp scrub` from end to end: a claim of the library's, a user's own, and errors in one line."""
 
 import json
+import sys
 
 import jax
 import numpy as np
@@ -94,3 +95,14 @@ def test_claims_about_induction(tmp_path, capsys):
     assert "--heads: expected heads of layer 1, got 'a0.h1'" in capsys.readouterr().err
     assert main([*run, "--refine", "repeat"]) == 2
     assert "did you mean 'repeats'" in capsys.readouterr().err
+
+
+def test_classes_that_print_alike_and_modules_beside_the_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "beside_the_claim.py").write_text("WHERE = 3\n")
+    text = OWN.replace("import numpy as np", "import numpy as np\nfrom beside_the_claim import WHERE")
+    mixed = "lambda x: [1 if row[0] > WHERE else '1' for row in x]"
+    text = text.replace("lambda x: (x > 3).any(1)", mixed)
+    (tmp_path / "own.py").write_text("from __future__ import annotations\n" + text)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["scrub", f"{tmp_path}/own.py:claim", "--samples", "100", "--output", str(tmp_path / "out")]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("1  ")]) == 2
