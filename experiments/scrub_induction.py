@@ -48,6 +48,7 @@ from matplotlib.figure import Figure
 import jaxinterp as ji
 from jaxinterp.cards.induction import head_scores
 from jaxinterp.io.corpus import Corpus, read_corpus, standard_library
+from jaxinterp.io.results import write_whole
 from jaxinterp.scrubbing.induction import (
     REFINEMENTS,
     InductionRoles,
@@ -189,6 +190,37 @@ def figure_of(results: dict[str, dict[str, Interval]]) -> Figure:
     return figure
 
 
+def of_model(given: str, name: str, corpus: Corpus, samples: int) -> dict[str, Any]:
+    """Everything that is found of one model, printed and as JSON values."""
+    key = jax.random.key(0)
+    model, params, tokenizer = ji.load(given)
+    streams = {
+        part: tokenize_documents(tokenizer, corpus.documents(part))
+        for part in ("train", "whitelist", "selection", "evaluation")
+    }
+    tokens = helped_tokens(
+        streams["train"], streams["whitelist"], d_vocab=model.config.d_vocab, n_pos=N_POS, occurrences=OCCURRENCES
+    )
+    selection, data = (
+        prompts_ending_in(streams[part], tokens, n=PROMPTS, n_pos=N_POS) for part in ("selection", "evaluation")
+    )
+    roles, rest = roles_of(model, params, selection, streams["train"].bos, samples // 4, key)
+    print(f"\n{name}: {len(tokens)} tokens, {len(data):,} prompts, {roles}\n")
+    rank = np.argsort(rest["scores"]["induction"][1], kind="stable")
+    others = tuple(int(head) for head in rank if head not in roles.induction)[: len(roles.induction)]
+    found = scrubbed(model, params, data, roles, others, samples, key)
+    recovered = {label: interval(values) for label, values in found.items()}
+    print(table(["hypothesis", "recovered"], [[label, str(value)] for label, value in recovered.items()]))
+    held = verdicts(found)
+    rows = [[claim, str(value), verdict] for claim, (value, verdict) in held.items()]
+    print(table(["claim", "value", "verdict"], rows), flush=True)
+    return {
+        "tokens": [tokenizer.decode([token]) for token in tokens.tolist()], "prompts": len(data),
+        "roles": dataclasses.asdict(roles), "roles rest on": rest,
+        "layer 0 looks back": looked_back(model, params, data), "recovered": recovered, "claims": held,
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["induction"], help="built-in names or folders, one for each seed")
@@ -197,40 +229,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("jaxinterp-results"), help="folder for results")
     asked = parser.parse_args()
     corpus: Corpus = standard_library() if asked.corpus is None else read_corpus(asked.corpus)
-    key, results, kept = jax.random.key(0), {}, {}
+    kept, parts = {}, asked.output / "scrub_induction"
+    parts.mkdir(parents=True, exist_ok=True)
     for given in asked.models:
-        model, params, tokenizer = ji.load(given)
         name = Path(given).name
-        streams = {part: tokenize_documents(tokenizer, corpus.documents(part))
-                   for part in ("train", "whitelist", "selection", "evaluation")}  # fmt: skip
-        tokens = helped_tokens(
-            streams["train"], streams["whitelist"], d_vocab=model.config.d_vocab, n_pos=N_POS, occurrences=OCCURRENCES
-        )
-        selection, data = (
-            prompts_ending_in(streams[part], tokens, n=PROMPTS, n_pos=N_POS) for part in ("selection", "evaluation")
-        )
-        roles, rest = roles_of(model, params, selection, streams["train"].bos, asked.samples // 4, key)
-        print(f"\n{name}: {len(tokens)} tokens, {len(data):,} prompts, {roles}\n")
-        rank = np.argsort(rest["scores"]["induction"][1], kind="stable")
-        others = tuple(int(head) for head in rank if head not in roles.induction)[: len(roles.induction)]
-        found = scrubbed(model, params, data, roles, others, asked.samples, key)
-        results[name] = {label: interval(values) for label, values in found.items()}
-        print(table(["hypothesis", "recovered"], [[label, str(value)] for label, value in results[name].items()]))
-        held = verdicts(found)
-        print(
-            table(
-                ["claim", "value", "verdict"],
-                [[claim, str(value), verdict] for claim, (value, verdict) in held.items()],
-            )
-        )
-        kept[name] = {
-            "tokens": [tokenizer.decode([token]) for token in tokens.tolist()], "prompts": len(data),
-            "roles": dataclasses.asdict(roles), "roles rest on": rest,
-            "layer 0 looks back": looked_back(model, params, data), "recovered": results[name], "claims": held,
-        }  # fmt: skip
-    asked.output.mkdir(parents=True, exist_ok=True)
-    told = {"jax": version("jax"), "samples": asked.samples, "text": corpus.source, "models": kept}
-    (asked.output / "scrub_induction.json").write_text(json.dumps(told, indent=1) + "\n")
+        part, how = parts / f"{name}.json", {"jax": version("jax"), "samples": asked.samples, "text": corpus.source}
+        done = json.loads(part.read_text()) if part.is_file() else {}
+        if done.get("how") != how:  # else this model was done before
+            done = {"how": how, **of_model(given, name, corpus, asked.samples)}
+            write_whole(part, lambda path, done=done: path.write_text(json.dumps(done, indent=1) + "\n"))
+            jax.clear_caches()  # programs of one model are no use to the next, and a process can hold so many
+        kept[name] = done
+    (asked.output / "scrub_induction.json").write_text(json.dumps({"models": kept}, indent=1) + "\n")
+    results = {
+        name: {label: Interval(*each) for label, each in done["recovered"].items()} for name, done in kept.items()
+    }
     figure_of(results).savefig(asked.output / "scrub_induction.png", dpi=130)
     print(f"\nwrote {asked.output / 'scrub_induction'}.json, .png")
 
