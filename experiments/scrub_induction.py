@@ -55,7 +55,7 @@ from jaxinterp.scrubbing.induction import (
     induction_claim,
     roles_by_score,
     without_heads,
-)  # fmt: skip
+)
 from jaxinterp.tasks.induction import helped_tokens, prompts_ending_in
 from jaxinterp.tasks.text import tokenize_documents
 

@@ -23,7 +23,7 @@ from jaxinterp.scrubbing.induction import (
     induction_claim,
     roles_by_score,
     without_heads,
-)  # fmt: skip
+)
 from jaxinterp.scrubbing.result import WIDTH, recovered_above
 from jaxinterp.scrubbing.runner import scrub as run
 from jaxinterp.tasks.brackets import brackets

@@ -41,9 +41,9 @@ def roles_by_score(
 ) -> InductionRoles:
     """Which heads do what, by the attention they pay in repeated random tokens.
 
-    Induction heads are those of layer 1 with an induction score of `least` or more; if there is none, the two with the
-    highest. Heads that attend to repeats are the three of layer 0 with the highest duplicate-token scores, without
-    those that have less than `least`; if all have less, the three.
+    Induction heads are those of layer 1 with an induction score of `least` or more; if none of those that may be has
+    one, the two of all with the highest. Heads that attend to repeats are the three of layer 0 with the highest
+    duplicate-token scores, without those that have less than `least`; if all have less, the three.
 
     Args:
       scores: float[draw, layer, head] by name, as `jaxinterp.cards.induction.head_scores` gives them.

@@ -82,8 +82,8 @@ def test_refinements_lose_nothing_of_heads_that_are_naive():
 def test_refinements_let_heads_read_more():
     model, params = made_by_hand()
 
-    def reads(*refinements):
-        claim = induction_claim(model, params, prompts(4), InductionRoles((1,), (0,)), refinements)
+    def reads(*refinements, **how):
+        claim = induction_claim(model, params, prompts(4), InductionRoles((1,), (0,)), refinements, **how)
         return {kind: set(claim.interpretation[f"a1.h1.{kind}_in"].parents) for kind in "qkv"}
 
     both = ("a0.h0", "a0.h1")
@@ -96,6 +96,13 @@ def test_refinements_let_heads_read_more():
     here = reads("current position")
     assert here["q"] == here["v"] == {"embed", *(f"{head}.here" for head in both)}
     assert here["k"] == naive["k"]
+    own = reads("current position", own_token=True)
+    assert own["k"] == naive["k"] | here["q"]
+    assert own["q"] == own["v"] == here["q"]
+    two = reads("three tokens", width=2)
+    assert two["q"] == {"embed", *(f"{head}.1 before" for head in both)}
+    assert two["k"] == {f"{head}.{i} before" for head in both for i in (1, 2)}
+    assert reads("three tokens", whole="k") == wide | {"k": set()}
     repeats = reads("repeats")
     assert repeats == {"q": {"embed", "a0.h0.identity"}, "k": {"a0.h1.1 before"}, "v": {"embed", "a0.h0.identity"}}
 
@@ -107,6 +114,10 @@ def test_what_is_no_claim_about_induction_is_told():
         induction_claim(model, params, data, InductionRoles((1,)), ("repeat",))
     with pytest.raises(ValueError, match="head 2 of 2"):
         induction_claim(model, params, data, InductionRoles((2,)))
+    with pytest.raises(ValueError, match="whole: expected 'q', 'k', 'v', got 'x'"):
+        induction_claim(model, params, data, InductionRoles((1,)), whole="x")
+    with pytest.raises(ValueError, match="at least 1, got 0 and 1"):
+        induction_claim(model, params, data, InductionRoles((1,)), width=0)
     with pytest.raises(ValueError, match="no induction head"):
         induction_claim(model, params, data, InductionRoles(()))
     one = ji.Transformer(dataclasses.replace(model.config, n_layers=1))

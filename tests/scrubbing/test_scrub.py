@@ -10,6 +10,7 @@ import pytest
 from literal import chances, expected, random_hypothesis, scrubbed
 
 import jaxinterp as ji
+from jaxinterp.scrubbing.result import recovered_above
 from jaxinterp.scrubbing.runner import make_ready, run_ready
 from jaxinterp.scrubbing.samplers import Draw, Partition, draw
 
@@ -168,17 +169,27 @@ def test_losses_that_are_not_finite_are_counted(toy):
     assert "NOT FINITE" in str(result)
 
 
-def first_of_two(loss):
+def first_of_two(loss, sampler="unconditional", n=4000):
     nodes = {
         "a": ji.Node(lambda _, x: x[0], ("input",)), "b": ji.Node(lambda _, x: 0.1 * x[1], ("input",)),
         "out": ji.Node(lambda _, a, b: a + b, ("a", "b")),
     }  # fmt: skip
     claim = ji.Hypothesis(
         ji.Graph(nodes, "out", loss=loss), {"out": ji.Feature(None, ("a",)), "a": ji.Feature(lambda x: x[:, 0])},
-        {"out": "out", "a": "a"}, {"a": "unconditional"},
+        {"out": "out", "a": "a"}, {"a": sampler},
     )  # fmt: skip
     data = np.random.default_rng(1).integers(0, 2, (400, 2)).astype(np.float32)
-    return ji.scrub(claim, None, data, num_samples=4000, key=KEY)
+    return ji.scrub(claim, None, data, num_samples=n, key=KEY)
+
+
+def test_what_another_scrub_leaves_can_be_zero():
+    floor, agree = (first_of_two(lambda out, x: jnp.abs(out - x[0]), how) for how in ("unconditional", "agree"))
+    share, error = recovered_above(agree, floor)
+    np.testing.assert_allclose(share, (floor.loss - agree.loss) / (floor.loss - agree.model_loss), rtol=1e-5)
+    assert 0 < error < 0.1
+    assert recovered_above(floor, floor) == (0, recovered_above(floor, floor)[1])
+    with pytest.raises(ValueError, match="about the same references, as often"):
+        recovered_above(agree, first_of_two(lambda out, x: jnp.abs(out - x[0]), n=500))
 
 
 def test_losses_of_any_kind_are_numbers():
