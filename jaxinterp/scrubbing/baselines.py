@@ -11,8 +11,9 @@ import xarray as xr
 from jaxinterp.scrubbing.graph import Graph, values
 from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Hypothesis
 from jaxinterp.scrubbing.lookup import Evaluator, take
+from jaxinterp.scrubbing.program import MadeTables
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
-from jaxinterp.scrubbing.runner import ITSELF, MadeTables, Ready, check_run, check_tables, make_ready, run_ready
+from jaxinterp.scrubbing.runner import ITSELF, Ready, check_run, check_tables, make_ready, run_ready
 from jaxinterp.scrubbing.tables import Tables, first, in_steps, n_data, node_shapes, scored
 
 ABLATIONS = ("zero", "mean")

@@ -9,29 +9,19 @@ of a stream in which one position is resampled only that position's keys are com
 """
 
 import dataclasses
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinterp.scrubbing.expressions import Combined, Expression, Look, Terms, arranged, name_of, placed
 from jaxinterp.scrubbing.graph import FREE, Graph, Node, Rows, computed, naming, needs, summed, values
-
-#: What a table holds: the sum of some rows of nodes, `((name, rows), ...)`.
-Terms = tuple[tuple[str, Rows], ...]
 
 #: Data of a `Joint` have at most so many different values together, but for the one that may have any number.
 COMBINATIONS = 16
-
-
-class Look(NamedTuple):
-    """A value that stands in a table; `datum` is the number of the draw that says where, None for any."""
-
-    terms: Terms
-    datum: int | None
 
 
 class Known(NamedTuple):
@@ -44,15 +34,6 @@ class Parts(NamedTuple):
     """Rows of different origin: ((their numbers, what they are), ...)."""
 
     groups: tuple[tuple[tuple[int, ...], Any], ...]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Expression:
-    """How a value follows from others: a `Look`, a node's function, rows put together or chosen, a sum."""
-
-    what: Look | tuple[Any, ...]
-    arguments: tuple["Expression", ...]
-    looks: tuple[Look, ...]
 
 
 class Joint(NamedTuple):
@@ -70,18 +51,6 @@ class Sum:
 
 
 Lazy = Look | Known | Parts | Joint | Sum
-
-
-class Combined(NamedTuple):
-    """What a table of combinations holds, and of which data.
-
-    Attributes:
-      expression: the value, for one datum of each draw; its looks are told by the draw's place among them.
-      distinct: for each draw, by what its data are told apart; None where each counts.
-    """
-
-    expression: Expression
-    distinct: tuple[tuple[Terms, ...] | None, ...]
 
 
 class Library(Protocol):
@@ -344,8 +313,8 @@ class Evaluator:
     def _combined(self, joint: Joint) -> Any:
         distinct = self._distinct(joint.expression, joint.data)
         assert distinct is not None
-        placed = _placed(joint.expression, {datum: i for i, datum in enumerate(joint.data)})
-        table = self.library.combined(_name(placed), Combined(placed, distinct))
+        moved = placed(joint.expression, {datum: i for i, datum in enumerate(joint.data)})
+        table = self.library.combined(name_of(moved), Combined(moved, distinct))
         if table is None:
             return self._of_expression(joint.expression)
         at: Any = 0
@@ -374,7 +343,7 @@ class Evaluator:
                 self.found[expression] = self._together(Parts(tuple(zip(expression.what[1], arguments, strict=True))))
             else:
                 numbers = [self.numbers(argument) for argument in arguments]
-                self.found[expression] = _arranged(expression.what, numbers, axis=1)
+                self.found[expression] = arranged(expression.what, numbers, axis=1)
         return self.found[expression]
 
     def _looked_up(self, look: Look) -> Any:
@@ -429,69 +398,6 @@ def _renumbered(lazy: Lazy, own: Mapping[int, int]) -> Lazy:
     if not isinstance(lazy, Parts):
         return lazy
     return Parts(tuple((tuple(own[row] for row in rows), part) for rows, part in lazy.groups))
-
-
-def _arranged(what: tuple[Any, ...], arguments: Sequence[Any], axis: int) -> Any:
-    """Rows (along an axis) put together or chosen, or a sum."""
-    if what[0] == "sum":
-        return summed(arguments)
-    if what[0] == "rows":
-        return jnp.take(arguments[0], np.array(what[1]), axis=axis)
-    order = [row for rows in what[1] for row in rows]
-    wide = max((argument.shape for argument in arguments), key=len)
-    parts = [
-        jnp.broadcast_to(argument, (*wide[:axis], len(rows), *wide[axis + 1 :]))
-        for argument, rows in zip(arguments, what[1], strict=True)
-    ]
-    return jnp.take(jnp.concatenate(parts, axis=axis), np.argsort(order), axis=axis)
-
-
-def evaluated(graph: Graph, params: Any, expression: Expression, looks: Mapping[Look, Any]) -> Any:
-    """An expression's value for one datum of each draw, from the values of its looks."""
-
-    def found(expression: Expression, arguments: list[Any]) -> Any:
-        what = expression.what
-        if isinstance(what, Look):
-            return looks[what]
-        if what[0] == "node":
-            return computed(graph.nodes[what[1]], params, arguments, what[2])
-        return _arranged(what, arguments, axis=0)
-
-    return _bottom_up(expression, found)
-
-
-def _placed(expression: Expression, place: Mapping[int, int]) -> Expression:
-    """The same expression, with other numbers for the draws."""
-
-    def renumbered(look: Look) -> Look:
-        return Look(look.terms, None if look.datum is None else place[look.datum])
-
-    def found(expression: Expression, arguments: list[Expression]) -> Expression:
-        what = renumbered(expression.what) if isinstance(expression.what, Look) else expression.what
-        return Expression(what, tuple(arguments), tuple(map(renumbered, expression.looks)))
-
-    return _bottom_up(expression, found)
-
-
-def _name(expression: Expression) -> str:
-    """The same for expressions that do the same."""
-
-    def found(expression: Expression, arguments: list[str]) -> str:
-        return hashlib.blake2b(f"{expression.what} {arguments}".encode(), digest_size=16).hexdigest()
-
-    return _bottom_up(expression, found)
-
-
-def _bottom_up(expression: Expression, found: Callable[[Expression, list[Any]], Any]) -> Any:
-    """`found(expression, what was found for its arguments)`, once for each expression."""
-    known: dict[Expression, Any] = {}
-
-    def of(expression: Expression) -> Any:
-        if expression not in known:
-            known[expression] = found(expression, [of(argument) for argument in expression.arguments])
-        return known[expression]
-
-    return of(expression)
 
 
 def take(table: jax.Array, at: jax.Array) -> jax.Array:

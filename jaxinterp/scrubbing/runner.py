@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 
 from jaxinterp.model.sampling import check_key
 from jaxinterp.scrubbing.hypothesis import MAX_PLACES, Feature, Hypothesis
-from jaxinterp.scrubbing.lookup import Combined, Evaluator, Library, Terms, size, take
+from jaxinterp.scrubbing.lookup import take
+from jaxinterp.scrubbing.program import Given, MadeTables, sampled, what_is_wanted
 from jaxinterp.scrubbing.result import ScrubResult, Sums, summarise
-from jaxinterp.scrubbing.samplers import COMPILED, Classes, Draw, Generator, Kernel, Made, Partition, Swaps, draw
-from jaxinterp.scrubbing.tables import Tables, fingerprint, n_data, node_shapes, scored, shape_of, tables_for
+from jaxinterp.scrubbing.samplers import COMPILED, Classes, Draw, Generator, Kernel, Partition, Swaps
+from jaxinterp.scrubbing.tables import Tables, fingerprint, n_data, tables_for
 
 #: Memory for the samples under way, unless said otherwise, and the most that are.
 RUN_BYTES = 2**28
@@ -168,7 +169,9 @@ def make_ready(
             _check_generator(hypothesis, tables, name)
     classes = {one.table: _drawn_from(hypothesis, tables, one) for one in plan if one.kind in DRAWN}
     bare = hypothesis.bare
-    wanted = tables.plan((bare, apart, combine), lambda: _program(bare, tables, classes, apart=apart, combine=combine))
+    wanted = tables.plan(
+        (bare, apart, combine), lambda: what_is_wanted(bare, tables, classes, apart=apart, combine=combine)
+    )
     known: dict[str, Any] = {str(one): table for one, table in tables.values(wanted.terms).items()}
     known |= {f"distinct {one}": found for one, found in wanted.answers.items() if found is not None}
     known |= tables.combined(wanted.combinations)
@@ -223,7 +226,7 @@ def run_ready(
     chunk = min(chunk, SMALL) if num_samples <= SMALL else chunk
     n_chunks = -(-num_samples // chunk)
 
-    given = _Given(
+    given = Given(
         tables.params, tables.data, ready.known, {**ready.classes, **(classes or {})}, order, run_key,
         ready.bits_of if bits_of is None else bits_of,
     )  # fmt: skip
@@ -335,52 +338,14 @@ def _check_generator(hypothesis: Hypothesis, tables: Tables, name: str) -> None:
         )
 
 
-def _sampled(
-    hypothesis: Hypothesis,
-    given: "_Given",
-    library: Library,
-    references: jax.Array,
-    key: jax.Array,
-    *,
-    apart: bool,
-    clip: float,
-) -> tuple[jax.Array, list[jax.Array]]:
-    """([sample, what `Sums` holds], the data drawn, -1 for those that were made)."""
-    graph, params, data = hypothesis.graph, given.params, given.data
-    root, plan = hypothesis.places(max_places=None, apart=apart)
-    generators = {name: made for name, made in hypothesis.samplers.items() if isinstance(made, Generator)}
-    draws = draw(plan, given.classes, generators, data, references, key, given.bits_of)
-    shapes = node_shapes(graph, params, data)
-    outputs = Evaluator(graph, params, data, draws, library, shapes).output(root)
-    about = jax.tree.map(lambda leaf: take(leaf, references), data)
-    losses, correct = scored(graph, outputs, about)
-    finite = jnp.isfinite(losses)
-    clipped = jnp.where(finite, jnp.minimum(losses, clip), losses)
-    columns = [jnp.ones_like(losses), losses, clipped, correct, ~finite]
-    numbers = jnp.stack([column.astype(jnp.float32) for column in columns], axis=1)
-    return numbers, [jnp.full_like(references, -1) if isinstance(one, Made) else one for one in draws]
-
-
-class _Given(NamedTuple):
-    """What all chunks of a scrub share; `order` says which data the samples are about, one after another."""
-
-    params: Any
-    data: Any
-    tables: Mapping[str, Any]
-    classes: Mapping[str, Classes | Swaps]
-    order: jax.Array
-    key: jax.Array
-    bits_of: Any
-
-
 def _chunk(
-    hypothesis: Hypothesis, given: _Given, offset: Any, number: Any, *, apart: bool, size: int, clip: float
+    hypothesis: Hypothesis, given: Given, offset: Any, number: Any, *, apart: bool, size: int, clip: float
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """What `_sampled` gives for `size` samples; the first is about the datum at `offset` of the order."""
+    """What `sampled` gives for `size` samples; the first is about the datum at `offset` of the order."""
     references = take(given.order, (offset + jnp.arange(size)) % len(given.order))
 
     key = jax.random.fold_in(given.key, number)
-    return _sampled(hypothesis, given, MadeTables(given.tables), references, key, apart=apart, clip=clip)
+    return sampled(hypothesis, given, MadeTables(given.tables), references, key, apart=apart, clip=clip)
 
 
 _one_chunk = jax.jit(_chunk, static_argnames=("hypothesis", "apart", "size", "clip"))
@@ -389,7 +354,7 @@ _one_chunk = jax.jit(_chunk, static_argnames=("hypothesis", "apart", "size", "cl
 @functools.partial(jax.jit, static_argnames=("hypothesis", "apart", "size", "clip"))
 def _many_chunks(
     hypothesis: Hypothesis,
-    given: _Given,
+    given: Given,
     offset: Any,
     first: Any,
     left: Any,
@@ -420,90 +385,6 @@ def _many_chunks(
 
     zeros = jnp.zeros((n, width))
     return jax.lax.fori_loop(0, count, step, (zeros, zeros))[0]
-
-
-class MadeTables(NamedTuple):
-    """A library whose tables have been made, by name."""
-
-    tables: Mapping[str, Any]
-
-    def table(self, terms: Terms) -> jax.Array | None:
-        """As in `Library`."""
-        return self.tables.get(str(terms))
-
-    def distinct(self, terms: tuple[Terms, ...]) -> tuple[Any, Any] | None:
-        """As in `Library`."""
-        return self.tables.get(f"distinct {terms}")
-
-    def combined(self, name: str, what: Combined) -> jax.Array | None:
-        """As in `Library`."""
-        return self.tables.get(name)
-
-
-class Wanted(NamedTuple):
-    """What a hypothesis looks up: sums of rows of nodes, what is told apart, combinations; bytes for each sample."""
-
-    terms: list[Terms]
-    answers: dict[tuple[Terms, ...], tuple[Any, Any] | None]
-    combinations: dict[str, Combined]
-    bytes_each: int
-
-
-class _Asked:
-    """A library that notes what it is asked for, and gives zeros; what is told apart it knows only from `answers`."""
-
-    def __init__(self, tables: Tables, answers: Mapping[tuple[Terms, ...], tuple[Any, Any] | None]) -> None:
-        self.tables, self.room, self.answers = tables, tables.room, answers
-        self.terms: dict[Terms, None] = {}
-        self.questions: dict[tuple[Terms, ...], None] = {}
-        self.combinations: dict[str, Combined] = {}
-
-    def table(self, terms: Terms) -> jax.Array:
-        if terms not in self.terms:
-            self.terms[terms] = None
-            self.room -= 0 if self.tables.holds(terms) else self.tables.n * self.tables.bytes_of(terms)
-        value = shape_of(self.tables.shapes, terms)
-        return jnp.zeros((self.tables.n, *value.shape), value.dtype)
-
-    def distinct(self, terms: tuple[Terms, ...]) -> tuple[Any, Any] | None:
-        if terms in self.answers:
-            return self.answers[terms]
-        if self.tables.is_small(terms):
-            self.questions[terms] = None
-        return None
-
-    def combined(self, name: str, what: Combined) -> jax.Array | None:
-        value, n = self.tables.shape(what), math.prod(self.tables.sizes(what))
-        if name not in self.combinations:
-            left = self.room - (0 if self.tables.holds(name) else n * size(value.shape, value.dtype))
-            if left < 0:
-                return None
-            self.room, self.combinations[name] = left, what
-        return jnp.zeros((n, *value.shape), value.dtype)
-
-
-def _program(
-    hypothesis: Hypothesis, tables: Tables, classes: Mapping[str, Classes | Swaps], *, apart: bool, combine: bool
-) -> Wanted:
-    """What a hypothesis looks up, found by tracing the program."""
-    few = 127
-
-    def traced(asked: _Asked) -> Any:
-        def program(references: jax.Array, key: jax.Array) -> Any:
-            given = _Given(tables.params, tables.data, {}, classes, references, key, None)
-            return _sampled(hypothesis, given, asked, references, key, apart=apart, clip=0.0)
-
-        return jax.make_jaxpr(program)(jax.ShapeDtypeStruct((few,), jnp.int32), jax.random.key(0))
-
-    # what has few different values decides what is looked up, and so what else may have: asked until nothing is new
-    answers: dict[tuple[Terms, ...], tuple[Any, Any] | None] = {}
-    while (jaxpr := traced(asked := _Asked(tables, answers))) and asked.questions and combine:
-        tables.values([*asked.terms, *dict.fromkeys(one for terms in asked.questions for one in terms)])
-        answers |= {terms: tables.distinct(terms) for terms in asked.questions}
-    shapes = [var.aval for eqn in jaxpr.eqns for var in eqn.outvars if few in getattr(var.aval, "shape", ())]
-    asked.table(((hypothesis.graph.output, None),))  # for the graph as it is
-    bytes_each = max(1, sum(size(one.shape, np.uint32) for one in shapes) // few)
-    return Wanted(list(asked.terms), answers, asked.combinations, bytes_each)
 
 
 def _power_of_two(n: int) -> int:

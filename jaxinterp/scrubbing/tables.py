@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinterp.scrubbing.expressions import Combined, Look, Terms, evaluated
 from jaxinterp.scrubbing.graph import Graph, check_shapes, values
 from jaxinterp.scrubbing.hypothesis import Feature
-from jaxinterp.scrubbing.lookup import COMBINATIONS, Combined, Look, Terms, evaluated, size, take
+from jaxinterp.scrubbing.lookup import COMBINATIONS, size, take
 from jaxinterp.scrubbing.result import Bounds
 from jaxinterp.scrubbing.samplers import Classes, Kernel, Partition, Swaps
 
