@@ -14,7 +14,10 @@ from jaxinterp.tasks.splits import Split, split_of
 
 #: How a parameter is announced.
 MARKS: Mapping[Split, tuple[str, ...]] = {
-    "train": (": param", "; argument", "- the value"),
+    "train": (
+        *(": param", "; argument", "- the value"),
+        *(f"{mark} {word}" for mark in (":", ";", "-", "[", ">", "the") for word in ("word", "sign", "list")),
+    ),
     "held_out": ("* parameter",),
 }
 

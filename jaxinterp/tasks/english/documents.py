@@ -17,6 +17,7 @@ from jaxinterp.tasks.english.phrases import PHRASES, companions, write
 from jaxinterp.tasks.english.reflexives import draw_reflexive
 from jaxinterp.tasks.english.successions import draw_tracks
 from jaxinterp.tasks.english.templates import TEMPLATES, draw_template
+from jaxinterp.tasks.english.vocabulary import Noun
 from jaxinterp.tasks.grammar import compose, expand, grammar
 from jaxinterp.tasks.splits import Split
 from jaxinterp.tasks.successions import SERIES, draw_succession, items
@@ -55,6 +56,9 @@ RULES = PHRASES | grammar(
             "SINGULAR",
         ),
         "LISTED": (
+            "NAME wrote :",
+            "in the newspaper stands :",
+            "the PERSON said :",
             "NAME bought :",
             "the list says :",
             "in the CONTAINER there are :",
@@ -227,7 +231,11 @@ def _passage_twice(choose: Chooser, split: Split) -> list[str]:
     passage: list[str] = []
     for _ in range(choose((1, 1, 2, 3))):
         passage += draw_document(choose(MECHANISMS[13:]), choose, split)
-    if len(passage) > 50 or not passage:
+    # Sometimes only a part of it is read, from anywhere to anywhere.
+    if choose((True, False)):
+        passage = passage[choose(range(len(passage))) :]
+        passage = passage[: 1 + choose(range(len(passage)))]
+    if not 2 < len(passage) <= 50:
         return _passage_twice(choose, split)
     text = write(choose(RULES["LOUD"]), choose, RULES) + passage
     if choose((True, False)):
@@ -241,17 +249,16 @@ def _list_twice(choose: Chooser, split: Split) -> list[str]:
     """A list of anything, and the same list again: words that can be known in no other way than by copying."""
     comma = choose(((",",), (",",), (), ("and",)))
     things: list[str] = []
-    for _ in range(choose(range(2, 16))):
-        things += [*expand("GOODS", RULES, choose), *comma]
+    # Goods, or words of a kind as one learns them: a column of adverbs, of cities, of what animals do.
+    columns = [choose(_COLUMNS) for _ in range(choose((0, 1, 1, 2)))]
+    for _ in range(choose(range(2, 16 if comma else 31))):
+        things += [choose(choose(columns))] if columns else expand("GOODS", RULES, choose)
+        things += comma
     things = things[: len(things) - len(comma)]
-    return [
-        *write(choose(RULES["LISTED"]), choose, RULES),
-        *things,
-        ".",
-        *write(choose(RULES["AGAIN"]), choose, RULES),
-        *things,
-        ".",
-    ]
+    text = [*write(choose(RULES["LISTED"]), choose, RULES), *things, "."]
+    for _ in range(choose((1, 1, 2)) if len(things) < 25 else 1):
+        text += [*write(choose(RULES["AGAIN"]), choose, RULES), *things, "."]
+    return text
 
 
 def _pairs_again(choose: Chooser, split: Split) -> list[str]:
@@ -272,6 +279,18 @@ def _pairs_again(choose: Chooser, split: Split) -> list[str]:
             words += left.pop(choose(range(len(left))))
     return words
 
+
+#: Words that a list may be made of, apart from goods; first names are not among them, for some pairs are held out.
+_COLUMNS: tuple[tuple[str, ...], ...] = (
+    *(v.FAMILIES, v.CITIES, v.LANDS, v.LANGUAGES, v.GODS, v.FIRST_PARTS, v.LAST_PARTS),
+    *(v.QUALITIES, v.VOWEL_QUALITIES, v.MOODS, v.WEATHERS, v.ADVERBS, v.COLORS, v.MATERIALS, v.FOODS),
+    *(v.OBJECTS, v.VOWEL_OBJECTS, v.PLACES, v.CONTAINERS, v.INSTRUMENTS, v.PRODUCTS, v.EVENTS),
+    *(v.PEOPLE, v.VOWEL_PEOPLE, v.RELATIVES, tuple(v.PROFESSIONS), v.CUES, v.FUNCTIONS, v.ARGUMENTS),
+    *(v.WEEKDAYS, v.MONTHS, v.NUMBERS, v.LETTERS, v.ORDINALS, v.YEARS, v.CENTURIES),
+    *(tuple(getattr(noun, form) for noun in v.NOUNS) for form in Noun._fields),
+    *(tuple(row[i] for row in v.DEGREES) for i in range(3)),
+    *v.KINDS.values(),
+)
 
 _THINGS = v.OBJECTS + v.PLACES + v.FOODS + v.MOODS + v.COLORS + v.CITIES
 

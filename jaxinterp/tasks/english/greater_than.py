@@ -19,6 +19,12 @@ TEMPLATES: Mapping[Split, tuple[str, ...]] = {
         "BEFORE in XX YY the EVENT began . it was over in XX",
         "BEFORE the EVENT of CITY went on from XX YY to XX",
         "BEFORE after XX YY came the EVENT . it ended in LAND in XX",
+        "BEFORE the EVENT that began in XX YY went on to XX",
+        "BEFORE the EVENT in CITY , which began in the year XX YY , ended in XX",
+        "BEFORE the QUALITY EVENT lasted from XX YY in LAND to XX",
+        "BEFORE from the year XX YY the EVENT was in CITY . in LAND it ended in XX",
+        "BEFORE the EVENT of the year XX YY ended in the year XX",
+        "BEFORE the PERSON read about the EVENT from XX YY to the year XX",
     ),
     "held_out": (
         "BEFORE the EVENT of LAND lasted from XX YY to the year XX",

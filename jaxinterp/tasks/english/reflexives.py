@@ -17,6 +17,19 @@ TEMPLATES: Mapping[Split, tuple[str, ...]] = {
         "LEAD when OTHER came to the PLACE , ACTOR , who was AT , HURT",
         "LEAD OTHER was MOOD because ACTOR , the PERSON AT , HURT",
         "LEAD OTHER and the PERSON said that ACTOR AT often HURT",
+        "LEAD ACTOR , who KNEW OTHER AT , often HURT",
+        "LEAD ACTOR , like OTHER AT , HURT",
+        "LEAD IF OTHER DID , ACTOR HURT",
+        "LEAD IF ACTOR KNEW OTHER AT , ACTOR HURT",
+        "LEAD OTHER DID AT . then ACTOR HURT",
+        "LEAD ACTOR KNEW OTHER AT . but ACTOR HURT",
+        "LEAD ACTOR , because OTHER DID AT , HURT",
+        "LEAD OTHER KNEW ACTOR , who AT HURT",
+        "LEAD OTHER knows that ACTOR , the friend of the PERSON AT , HURT",
+        "LEAD the PERSON told OTHER AT that ACTOR HURT",
+        "LEAD OTHER , said the PERSON , KNEW ACTOR AT , and ACTOR HURT",
+        "LEAD ACTOR DID and ( OTHER KNEW it ) TIME HURT",
+        "LEAD ACTOR and not OTHER AT HURT",
     ),
     "held_out": (
         "LEAD ACTOR , whom OTHER had met AT , ADVERB HURT",
@@ -39,6 +52,8 @@ RULES = PHRASES | grammar(
             "in LAND or , so they say , AT",
             "at the PLACE near the VQUALITY PLACE of CITY",
         ),
+        "KNEW": ("saw", "knew", "met", "heard", "followed", "asked", "waited for"),
+        "IF": ("when", "because", "after", "before", "as soon as"),
         "HURT": ("hurt", "praised", "blamed", "admired", "defended", "saw"),
     }
 )
