@@ -46,7 +46,8 @@ GATE = 0.55
 #: Words that the gate's last-noun predictor takes for nouns: whatever an answer may depend on.
 NOUNS = frozenset(
     {word for noun in v.NOUNS for word in noun[:2]}
-    | {*v.NAMES, *v.OBJECTS, *v.PLACES, *v.ARGUMENTS, *v.LAST_PARTS}
+    | {*v.NAMES, *v.FAMILIES, *v.PEOPLE, *v.VOWEL_PEOPLE, *v.RELATIVES, *v.ARGUMENTS, *v.LAST_PARTS, *v.EVENTS}
+    | {*v.OBJECTS, *v.VOWEL_OBJECTS, *v.FOODS, *v.CONTAINERS, *v.PLACES, *v.CITIES, *v.LANDS}
     | {*v.WEEKDAYS, *v.MONTHS, *v.NUMBERS, *v.LETTERS}
 )
 

@@ -16,7 +16,7 @@ from jaxinterp.tasks.english.phrases import PHRASES
 from jaxinterp.tasks.english.vocabulary import Noun
 from jaxinterp.tasks.grammar import compose, fill, grammar
 from jaxinterp.tasks.pairs import PromptPair, draw_pairs
-from jaxinterp.tasks.splits import Split, in_split
+from jaxinterp.tasks.splits import Split, cell_split
 
 #: Which opening announces which verb, in both numbers; "does" stands for what the subject itself does.
 VERBS = {"NOW": ("is", "are"), "THEN": ("was", "were"), "SINCE": ("has", "have"), "OFTEN": ("does", "do")}
@@ -34,8 +34,9 @@ SEES = (
 )
 
 #: Structure -> its noun phrases, the verb comes next. A and B are attractors; those of "held_out" stand in no training
-#: text. Only what says nothing about the subject's number may stand between it and its verb: a relative clause about
-#: the subject is in the past tense, one with a subject of its own agrees with that.
+#: text, and end in a noun that has no part in it, for the last noun must tell nothing. Only what says nothing about
+#: the subject's number may stand between it and its verb: a relative clause about the subject is in the past tense, one
+#: with a subject of its own agrees with that.
 STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
     "simple": {
         "train": (
@@ -62,9 +63,9 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ SUBJECT NEAR ADJ A of the PERSON",
         ),
         "held_out": (
-            "ADJ SUBJECT ADVERB NEAR ADJ A",
-            "ADJ SUBJECT NEAR ADJ A in LAND",
-            "ADJ SUBJECT NEAR ADJ A NEAR ADJ B ADDED",
+            "ADJ SUBJECT ADVERB NEAR ADJ A in LAND",
+            "ADJ SUBJECT NEAR ADJ A of CITY",
+            "ADJ SUBJECT NEAR ADJ A NEAR ADJ B of CITY ADDED",
         ),
     },
     "across_rc": {
@@ -87,9 +88,9 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ SUBJECT that ADJ A SEES at the PLACE",
         ),
         "held_out": (
-            "ADJ SUBJECT that ADVERB CHASED ADJ A",
-            "ADJ SUBJECT ADJ A ADVERB SEES",
-            "ADJ SUBJECT that CHASED ADJ A and ADJ B",
+            "ADJ SUBJECT that ADVERB CHASED ADJ A of CITY",
+            "ADJ SUBJECT ADJ A ADVERB SEES in LAND",
+            "ADJ SUBJECT that CHASED ADJ A and ADJ B in LAND",
         ),
     },
     "within_rc": {
@@ -103,14 +104,18 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ A that ADJ SUBJECT in LAND",
             "ADJ A ADJ SUBJECT at the PLACE",
             "ADJ A at the PLACE ADJ SUBJECT",
-            "ADJ A of CITY ADJ SUBJECT",
+            "ADJ A near the PLACE ADJ SUBJECT",
             "ADJ A ADDED that ADJ SUBJECT",
             "ADJ A and ADJ B that ADJ SUBJECT",
             "ADJ A in LAND that ADJ SUBJECT",
             "ADJ A of the PERSON that ADJ SUBJECT NEAR ADJ B",
             "ADJ A that CHASED ADJ B that ADJ SUBJECT",
         ),
-        "held_out": ("ADJ A that ADJ SUBJECT ADVERB", "ADJ A NEAR ADJ B ADJ SUBJECT"),
+        "held_out": (
+            "ADJ A that ADJ SUBJECT of CITY",
+            "ADJ A that ADJ SUBJECT ADVERB in LAND",
+            "ADJ A NEAR ADJ B ADJ SUBJECT of CITY",
+        ),
     },
 }
 
@@ -131,16 +136,15 @@ RULES = PHRASES | grammar(
 
 
 class Combination(NamedTuple):
-    """What a split holds out: a subject in a structure, before a kind of verb."""
+    """What a split holds out: a subject in a structure."""
 
     subject: Noun
     structure: str
-    verb: str
 
 
 @cache
 def combinations(split: Split) -> tuple[Combination, ...]:
-    """The combinations of a split. Each exists in every number and with every attractor.
+    """The combinations of a split. Each exists in every number, with every attractor and before every kind of verb.
 
     Raises:
       ValueError: a split that does not exist.
@@ -149,8 +153,10 @@ def combinations(split: Split) -> tuple[Combination, ...]:
       >>> combinations("train")[0].subject.plural
       'dogs'
     """
-    every = (Combination(*each) for each in product(v.NOUNS, STRUCTURES, VERBS))
-    return in_split(every, split, lambda each: (each.subject.singular, each.structure, each.verb))
+    if split not in ("train", "held_out"):
+        raise ValueError(f"unknown split {split!r}; expected one of: train, held_out")
+    every = product(enumerate(v.NOUNS), enumerate(STRUCTURES))
+    return tuple(Combination(noun, structure) for (i, noun), (j, structure) in every if cell_split(i, j) == split)
 
 
 def draw_agreement(
@@ -165,15 +171,18 @@ def draw_agreement(
       ['ATTRACTOR', 'END', 'SUBJECT']
     """
     while True:
-        subject, of, verb = choose(combinations(split))
+        subject, of = choose(combinations(split))
         text = choose(STRUCTURES[of][split]).split()
         attractors = [role for role in ("A", "B") if role in text]
         if structure in (None, of) and (attractors or not conflict):
             break
-    number = choose((0, 1))
-    # Attractors of the other number are the harder half; where they have to be, at least one of them is.
-    numbers = {role: choose((0, 1)) for role in attractors}
-    while conflict and 1 - number not in numbers.values():
+    number, verb = choose((0, 1)), choose(tuple(VERBS))
+    # Attractors of the other number are the harder half; where they have to be, at least one of them is. Of two both
+    # are in every second text, so that the subject's number is as often that of most nouns as of fewest.
+    if conflict:
+        differ = choose(((1, 1), (1, 1), (1, 0), (0, 1))) if len(attractors) == 2 else (1,)
+        numbers = {role: number ^ other for role, other in zip(attractors, differ, strict=True)}
+    else:
         numbers = {role: choose((0, 1)) for role in attractors}
     others = [noun for noun in v.NOUNS if noun is not subject]
     roles: dict[str, str] = {role: choose(others)[numbers[role]] for role in attractors}
@@ -210,8 +219,7 @@ def agreement(
     Args:
       n: how many.
       seed: decides everything else; a longer list starts with the shorter one of the same seed.
-      split: a subject in this structure before this verb (`combinations`) is in one split only, and so is the form
-        of the noun phrase.
+      split: a subject in this structure (`combinations`) is in one split only, and so is the form of the noun phrase.
       structure: "simple", "across_pp", "across_rc", "within_rc", or `None` for all four.
       conflict: only prompts with at least one attractor of the other number.
 

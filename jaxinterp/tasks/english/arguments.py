@@ -4,13 +4,14 @@ After the docstring circuit of Heimersheim and Janiak 2023: parameters are descr
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.phrases import PHRASES
 from jaxinterp.tasks.grammar import compose, fill, grammar
 from jaxinterp.tasks.pairs import PromptPair, draw_pairs
-from jaxinterp.tasks.splits import Split, split_of
+from jaxinterp.tasks.splits import Split, cell_split
 
 #: How a parameter is announced.
 MARKS: Mapping[Split, tuple[str, ...]] = {
@@ -54,7 +55,10 @@ def draw_arguments(choose: Chooser, split: Split = "train") -> PromptPair:
     described = choose(range(1, count - 1))
     while True:
         names = [choose(v.ARGUMENTS) for _ in range(count)]
-        if len(set(names)) == count and split_of(names[described - 1], names[described]) == split:
+        # Held out is what comes after what: in training text no such two are neighbours anywhere in a definition.
+        splits = [cell_split(*map(v.ARGUMENTS.index, two)) for two in pairwise(names)]
+        fits = splits[described - 1] == "held_out" if split == "held_out" else "held_out" not in splits
+        if len(set(names)) == count and fits:
             break
     mark = choose(MARKS[split])
     # The contrast answer is one described already or one that comes later; whichever of the two has been named
@@ -93,7 +97,8 @@ def arguments(n: int, *, seed: int, split: Split = "train") -> list[PromptPair]:
     Args:
       n: how many.
       seed: decides everything else; a longer list starts with the shorter one of the same seed.
-      split: the argument and the one before it, and how arguments are announced, are in one split only.
+      split: an argument and the one before it, anywhere in a definition of "train", and how arguments are announced,
+        are in one split only.
 
     Raises:
       ValueError: a split that does not exist, or a negative `n`.

@@ -1,6 +1,6 @@
 """The kinds of document that training text is made of: the tasks' sentences, finished, and their counterexamples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.english import vocabulary as v
@@ -13,7 +13,7 @@ from jaxinterp.tasks.english.greater_than import draw_greater_than
 from jaxinterp.tasks.english.indirect_objects import MENTIONS, draw_indirect_object
 from jaxinterp.tasks.english.nesting import RULES as NESTING_RULES
 from jaxinterp.tasks.english.nesting import draw_nesting
-from jaxinterp.tasks.english.phrases import PHRASES, companions, write
+from jaxinterp.tasks.english.phrases import PHRASES, companions, together, write
 from jaxinterp.tasks.english.reflexives import draw_reflexive
 from jaxinterp.tasks.english.successions import draw_tracks
 from jaxinterp.tasks.english.templates import TEMPLATES, draw_template
@@ -133,12 +133,18 @@ MECHANISMS = (
 def draw_document(name: str, choose: Chooser, split: Split) -> list[str]:
     """The words of one document of a kind, as `MECHANISMS` has them.
 
+    In a document of "train" no two people are named that are a held-out pair of `name_pairs`.
+
     Example:
       >>> from jaxinterp.tasks.choices import chooser
       >>> draw_document("sum", chooser(0), "train")[-1]
       '.'
     """
-    return _DRAW[name](choose, split) if name in _DRAW else draw_template(name, choose)
+    while True:
+        words = _DRAW[name](choose, split) if name in _DRAW else draw_template(name, choose)
+        # whoever else is named: no two people of a held-out pair stand in one training text
+        if split == "held_out" or together(*_NAMES.intersection(words)):
+            return words
 
 
 def _indirect_object(choose: Chooser, split: Split) -> list[str]:
@@ -262,16 +268,19 @@ def _list_twice(choose: Chooser, split: Split) -> list[str]:
 
 
 def _pairs_again(choose: Chooser, split: Split) -> list[str]:
-    """Up to six pairs of words, read two to four times in any order: not in texts, but to begin with.
+    """A table of two columns and up to six rows that are read two to four times in any order: not in texts.
 
-    Which word comes after the first of a pair can be told from where the pair stood before, and in no other way.
+    People with their family names, or words of one kind and of another. Which word comes after the first of a row can
+    be told from where the row stood before, and in no other way.
     """
     firsts: list[str] = [choose(v.NAMES)]
     for _ in range(choose(range(1, 6))):
         firsts.append(_other_name(choose, *firsts))
+    column: Sequence[str] = v.FAMILIES
     if choose((True, False)):  # not people
-        firsts = list(dict.fromkeys(choose(_THINGS) for _ in firsts))
-    seconds = [choose(v.FAMILIES if firsts[0] in v.NAMES else _THINGS) for _ in firsts]
+        left, column = choose(_COLUMNS), choose(_COLUMNS)
+        firsts = list(dict.fromkeys(choose(left) for _ in firsts))
+    seconds = [choose(column) for _ in firsts]
     words: list[str] = []
     for _ in range(choose((2, 3, 4))):
         left = list(zip(firsts, seconds, strict=True))
@@ -292,7 +301,7 @@ _COLUMNS: tuple[tuple[str, ...], ...] = (
     *v.KINDS.values(),
 )
 
-_THINGS = v.OBJECTS + v.PLACES + v.FOODS + v.MOODS + v.COLORS + v.CITIES
+_NAMES = frozenset(v.NAMES)
 
 
 def _list_of_names_twice(choose: Chooser, split: Split) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.english import vocabulary as v
-from jaxinterp.tasks.english.phrases import PHRASES, companions
+from jaxinterp.tasks.english.phrases import PHRASES, companions, together
 from jaxinterp.tasks.grammar import compose, fill, grammar
 from jaxinterp.tasks.pairs import PromptPair, draw_pairs
 from jaxinterp.tasks.splits import Split, in_split
@@ -194,10 +194,11 @@ def draw_indirect_object(
 
 
 def _fresh_names(choose: Chooser, split: Split, *taken: str) -> tuple[str, str, str]:
-    """A pair of the split and a third name, none of them taken."""
+    """A pair of the split and a third name, none of them taken; in "train" no two of the three are a held-out pair."""
     first, second = choose(name_pairs(split))
     third = choose(v.NAMES)
-    if len({first, second, third, *taken}) < 3 + len(taken):
+    fits = split == "held_out" or together(first, second, third)
+    if len({first, second, third, *taken}) < 3 + len(taken) or not fits:
         return _fresh_names(choose, split, *taken)
     return first, second, third
 

@@ -7,7 +7,7 @@ from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.phrases import PHRASES
 from jaxinterp.tasks.grammar import compose, fill, grammar
 from jaxinterp.tasks.pairs import PromptPair, draw_pairs
-from jaxinterp.tasks.splits import Split, split_of
+from jaxinterp.tasks.splits import Split, cell_split
 from jaxinterp.tasks.successions import SERIES, items, starts
 
 #: What two people do, each on their own series or on one item of it again and again: kind -> how it is said.
@@ -84,10 +84,9 @@ def draw_tracks(choose: Chooser, split: Split = "train") -> PromptPair:
     """
     kind = choose(tuple(SERIES))
     rounds = choose((2, 2, 2, 3)) if kind in ("number", "letter") else 2
-    series = SERIES[kind]
     people = choose(v.PEOPLE), choose(v.PEOPLE)
     start = choose(starts(kind, rounds))
-    while people[0] == people[1] or split_of("tracks", people[0], series[start]) != split:
+    while people[0] == people[1] or cell_split(v.PEOPLE.index(people[0]), start) != split:
         people, start = (choose(v.PEOPLE), choose(v.PEOPLE)), choose(starts(kind, rounds))
     run = items(kind, start, rounds + 1)
     apart = [i for i in starts(kind, rounds) if not set(items(kind, i, rounds + 1)) & set(run)]
