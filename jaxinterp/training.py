@@ -1,5 +1,6 @@
 """Training that outlives its process: a loop whose every step is a function of the settings and the step's number."""
 
+import hashlib
 import json
 import os
 import time
@@ -80,6 +81,8 @@ def adamw(steps: int, learning_rate: float, *, warmup: int = 200, weight_decay: 
       >>> from jaxinterp.training import adamw
       >>> state = adamw(1000, 2e-3).init(params)
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, min(warmup, max(1, steps // 10)), steps, end_value=learning_rate / 10
     )
@@ -212,14 +215,16 @@ def train(
       folder: where the checkpoints go, in `training/`.
       save_every: steps between checkpoints.
       snapshots: steps after which `on_snapshot(step, params)` is called.
-      on_snapshot: what to do with the parameters then; called again for the same step after a kill.
+      on_snapshot: what to do with the parameters then; called again for the same step after a kill. The next step
+        takes the arrays over: copy what is to be kept.
       seed: of the keys.
 
     Returns:
       The trained parameters and the record.
 
     Raises:
-      ValueError: the checkpoints are of a run with other settings.
+      ValueError: the checkpoints are of a run with other settings, another seed or another first batch; no steps, or
+        none between checkpoints. FloatingPointError: a loss that is not finite; the last checkpoint is from before it.
 
     Example:
       >>> import tempfile
@@ -234,7 +239,13 @@ def train(
       >>> record.steps
       2
     """
-    settings = dict(settings, steps=steps)
+    for name, value in (("steps", steps), ("save_every", save_every)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    # as they come back from a checkpoint
+    settings = dict(json.loads(json.dumps({**settings, "steps": steps})))
+    first = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(batches(0)))).hexdigest()
+    run = {**settings, "seed_of_keys": seed, "first_batch": first[:16]}
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def train_step(params: Params, opt_state: Any, batch: Any, key: jax.Array) -> tuple[Params, Any, jax.Array]:
@@ -255,9 +266,9 @@ def train(
         start = manager.latest_step() or 0
         if start:
             saved = manager.restore(start, args=ocp.args.Composite(settings=ocp.args.JsonRestore())).settings
-            if saved != settings:
+            if saved != run:
                 raise ValueError(
-                    f"{manager.directory} is of a run with {saved}, not {settings}: remove it or go on with that"
+                    f"{manager.directory} is of a run with {saved}, not {run}: remove it or go on with that"
                 )
             restore = ocp.args.Composite(state=ocp.args.StandardRestore(state))
             state = manager.restore(start, args=restore).state
@@ -268,13 +279,15 @@ def train(
         for step, batch in progress:
             params, opt_state, value = train_step(params, opt_state, batch, jax.random.fold_in(keys, step))
             losses[step] = value
+            if not np.isfinite(losses[step]):
+                raise FloatingPointError(f"the loss of step {step} is {losses[step]}")
             progress.set_postfix(loss=f"{losses[max(0, step - 49) : step + 1].mean():.3f}", refresh=False)
             done = step + 1
             if done in snapshots and on_snapshot is not None:
                 on_snapshot(done, params)
             if done % save_every == 0 or done == steps:
                 state = {"params": params, "opt_state": opt_state, "losses": losses, "seconds": _clock() - began}
-                items = {"state": ocp.args.StandardSave(state), "settings": ocp.args.JsonSave(settings)}
+                items = {"state": ocp.args.StandardSave(state), "settings": ocp.args.JsonSave(run)}
                 manager.save(done, args=ocp.args.Composite(**items))
                 manager.wait_until_finished()  # the next step donates the arrays that are being written
         hours, cpu_hours = (_clock() - began) / 3600

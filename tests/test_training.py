@@ -1,10 +1,12 @@
-"""What initial weights promise; the loop itself is tested with each recipe."""
+"""What initial weights promise, and the loop; recipes are tested with their models."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxinterp as ji
-from jaxinterp.training import mimetic_init, scaled_init, sinusoidal_init
+from jaxinterp.training import adamw, mimetic_init, scaled_init, sinusoidal_init, train
 
 SIZES = {"n_layers": 3, "d_model": 64, "n_heads": 2, "d_vocab": 50, "n_ctx": 32}
 
@@ -31,3 +33,70 @@ def test_models_that_cannot_begin_so_are_refused():
     rotary = ji.Transformer(ji.TransformerConfig(**SIZES, positions="rotary"))
     with pytest.raises(ValueError, match="with a position embedding, got positions='rotary'"):
         sinusoidal_init(rotary, 0, 0.5)
+
+
+def lines(seed=0, target=3.0):
+    """A loss, its batches, and settings: a line through noisy points."""
+
+    def loss(params, batch, key):
+        noise = 0.01 * jax.random.normal(key)
+        return jnp.mean((params["w"] * batch - target * batch + noise) ** 2)
+
+    def batches(step):
+        return np.random.default_rng((seed, step)).normal(size=8).astype(np.float32)
+
+    return loss, {"w": jnp.zeros(())}, batches
+
+
+def run(folder, *, steps=30, settings=(("seed", 0),), seed=0, of=0, batches=None, **more):
+    loss, params, drawn = lines(of)
+    how = {"steps": steps, "settings": dict(settings), "folder": folder, "save_every": 10, "seed": seed}
+    return train(loss, params, batches or drawn, adamw(steps, 0.1), **how | more)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
+    params, record = run(tmp_path / "undisturbed")
+    assert len(record.losses) == 2
+    assert record.losses[1] < record.losses[0]
+
+    def stopping(step):
+        if step == 25:
+            raise KeyboardInterrupt
+        return lines()[2](step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", batches=stopping)
+    seen = []
+
+    def counting(step):
+        seen.append(step)
+        return lines()[2](step)
+
+    again, other = run(tmp_path / "stopped", batches=counting)
+    assert seen == [0, *range(20, 30)], "it goes on from the last checkpoint; the first batch tells which run it is"
+    assert float(again["w"]) == float(params["w"])
+    assert other.losses == record.losses
+
+
+@pytest.mark.parametrize(
+    "changed", [{"steps": 40}, {"settings": (("seed", 1),)}, {"seed": 1}, {"of": 1}], ids=lambda each: next(iter(each))
+)
+def test_checkpoints_of_another_run_are_refused(tmp_path, changed):
+    run(tmp_path)
+    with pytest.raises(ValueError, match="remove it or go on with that"):
+        run(tmp_path, **changed)
+
+
+def test_settings_may_be_any_json(tmp_path):
+    first, _ = run(tmp_path, settings=(("sizes", (1, 2)),))
+    again, _ = run(tmp_path, settings=(("sizes", (1, 2)),))
+    assert float(first["w"]) == float(again["w"])
+
+
+def test_a_run_that_cannot_end_well_does_not_begin_or_go_on(tmp_path):
+    for wrong in ({"steps": 0}, {"save_every": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least 1, got 0"):
+            run(tmp_path, **wrong)
+    with pytest.raises(FloatingPointError, match="the loss of step 12 is nan"):
+        run(tmp_path, batches=lambda step: np.full(8, np.nan if step == 12 else 1, np.float32))
+    assert (tmp_path / "training" / "10").is_dir(), "what was complete is still there"

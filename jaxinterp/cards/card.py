@@ -3,13 +3,16 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from jaxinterp.io.results import write_whole
 from jaxinterp.training import CURVE_STEPS, TrainingRecord
 
 
@@ -38,15 +41,26 @@ class Measure:
     def row(self) -> str:
         """The measure as a line of a Markdown table."""
         factor, digits = (100, 2) if self.unit == "%" else (1, 3)
-        value, low, high = (f"{factor * x:.{digits}f}" for x in (self.value, self.low, self.high))
+        tiny = 0 < abs(self.value) < 5e-4 and factor == 1  # 0.000 would say nothing
+        value, low, high = (
+            f"{x:.1e}" if tiny else f"{factor * x:.{digits}f}" for x in (self.value, self.low, self.high)
+        )
         verdict = "" if self.held is None else (" (held)" if self.held else " (**not held**)")
         return f"| {self.name} | {value} {self.unit} ({low} to {high}) | {self.n:,} | {self.bar or ''}{verdict} |"
 
 
 def proportion(
-    name: str, hits: Iterable[bool], *, at_least: float | None = None, at_most: float | None = None
+    name: str,
+    hits: Iterable[bool],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    groups: Sequence[Any] | None = None,
 ) -> Measure:
     """A proportion with its Wilson interval, against a bar if one is given.
+
+    Where cases are of `groups` (one label each) that are right or wrong together, the interval is a bootstrap's over
+    groups, and `n` is how many there are.
 
     Example:
       >>> from jaxinterp.cards.card import proportion
@@ -55,8 +69,18 @@ def proportion(
     """
     hits = np.asarray(list(hits), bool)
     value = float(hits.mean())
-    low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return Measure(name, value, float(low), float(high), len(hits), "%", *_bar(value, at_least, at_most, "%"))
+    if groups is None:
+        n = len(hits)
+        low, high = stats.binomtest(int(hits.sum()), n).proportion_ci(method="wilson")
+    else:
+        _, codes = np.unique(np.asarray(groups), return_inverse=True)
+        right, counts = np.bincount(codes, weights=hits), np.bincount(codes)
+        n = len(counts)
+        low, high = stats.bootstrap(
+            (right, counts), lambda right, counts, axis: right.sum(axis) / counts.sum(axis), paired=True,
+            vectorized=True, n_resamples=2000, method="percentile", rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
+    return Measure(name, value, float(low), float(high), n, "%", *_bar(value, at_least, at_most, "%"))
 
 
 def mean(
@@ -126,14 +150,30 @@ class Card:
         return "\n\n".join(parts) + "\n"
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Writes `README.md` and the figures into a folder; returns the files."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes `README.md` and the figures into a folder, each whole or not at all; returns the files.
+
+        Raises:
+          ValueError: a folder that `check_folder` refuses. OSError: one that cannot be written.
+        """
+        folder = check_folder(folder, self.name)
         for file, (figure, _) in self.figures.items():
-            figure.savefig(folder / file, dpi=110)
+            write_whole(folder / file, partial(figure.savefig, dpi=110))
             plt.close(figure)
-        (folder / "README.md").write_text(self.markdown(), encoding="utf-8")
+        write_whole(folder / "README.md", lambda path: path.write_text(self.markdown(), encoding="utf-8"))
         return [folder / file for file in ("README.md", *self.figures)]
+
+
+def check_folder(folder: str | os.PathLike[str], name: str) -> Path:
+    """Where a card may be written: a folder, made now, whose `README.md`, if there is one, is a card of that name.
+
+    Raises:
+      ValueError: a `README.md` of something else. OSError: a folder that cannot be made.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    readme = Path(folder) / "README.md"
+    if readme.is_file() and not readme.read_text(encoding="utf-8", errors="replace").startswith(f"# {name}\n"):
+        raise ValueError(f"{readme} is not a card of {name!r}: give another folder, or remove it")
+    return Path(folder)
 
 
 def loss_figure(record: TrainingRecord, *, reference: Mapping[str, float] | None = None) -> Figure:

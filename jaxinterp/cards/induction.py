@@ -79,7 +79,7 @@ def card(
     evaluation: Mapping[str, str],
     source: str,
     note: str = "",
-    twin: tuple[Transformer, Params] | None = None,
+    twin: tuple[Transformer, Params, TrainingRecord | None] | None = None,
     draws: int = 100,
     seed: int = 0,
 ) -> Card:
@@ -92,7 +92,7 @@ def card(
       evaluation: texts of other packages, by path.
       source: where the texts are from, in words.
       note: a sentence on the texts, that they are not what the model was trained on, say.
-      twin: a model of one layer with the same tokenizer, to compare with.
+      twin: a model of one layer with the same tokenizer, to compare with, and how it was trained.
       draws: how many rows of random tokens.
       seed: decides the draws and the bootstrap.
 
@@ -108,6 +108,11 @@ def card(
             f"the twin has {twin[0].config.d_vocab} tokens and a context of {twin[0].config.n_ctx}, "
             f"the model {config.d_vocab} and {config.n_ctx}"
         )
+    if twin is not None and (twin[0].config.n_layers, config.n_layers > 1) != (1, True):
+        raise ValueError(
+            f"a model of several layers is compared with a twin of one; got {config.n_layers} and "
+            f"{twin[0].config.n_layers} layers"
+        )
     if draws < 4:
         raise ValueError(f"draws must be at least 4, to choose heads on one half and measure on the other: {draws}")
     if len(evaluation) < 2:
@@ -117,7 +122,7 @@ def card(
     train_rows, _ = all_windows(learnt, config.n_ctx)
     losses = {"this model": token_losses(model, params, rows)}
     if twin is not None:
-        losses["the one-layer twin"] = token_losses(*twin, rows)
+        losses["the one-layer twin"] = token_losses(*twin[:2], rows)
     for n, name in ((2, "a bigram model"), (3, "a trigram model")):
         ngrams = fit_ngrams(train_rows, train_rows[:, 1:] != learnt.bos, n=n, d_vocab=config.d_vocab)
         losses[name] = ngram_losses(ngrams, rows)
@@ -173,7 +178,7 @@ def card(
         n_evaluation=len(evaluation),
         evaluation_tokens=len(unseen.tokens),
         n_random=n_random,
-        cost=training_text(record),
+        cost=training_text(record) + ("" if twin is None else f" The twin. {training_text(twin[2])}"),
         where=source,
         size=sum(weight.size for weight in params.values()),
         note=f" {note}" if note else "",

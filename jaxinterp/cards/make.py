@@ -1,5 +1,6 @@
 """The card of a model in a folder, or of one that comes with the library."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -8,7 +9,11 @@ from jaxinterp.cards.card import Card
 from jaxinterp.io.corpus import read_corpus, standard_library
 from jaxinterp.io.load import find_folder, load
 from jaxinterp.model.config import suggest
+from jaxinterp.tasks.choices import check_count
 from jaxinterp.training import TrainingRecord
+
+#: Lies beside the weights, and ends the card.
+NOTES = "notes.md"
 
 #: What there are cards of, and the cases of each kind that are drawn unless the caller says otherwise: prompts of each
 #: task, strings of each kind, rows of random tokens.
@@ -52,16 +57,30 @@ def make_card(
     if tokenizer is None:
         raise ValueError(f"{folder} has no tokenizer.json, and a card is measured on text")
     cases = CASES[name] if n is None else n
+    check_count(cases, at_least=1)
     record = TrainingRecord.read(folder)
     if name != "induction":
         measured = english.card if name == "english" else brackets.card
-        return measured(transformer, params, tokenizer, record, n=cases)
+        return _with_notes(measured(transformer, params, tokenizer, record, n=cases), folder)
+    if not transformer.config.attn_only:
+        raise ValueError(
+            f"{folder} is no model of attention alone: expected one that models/induction/train.py trained"
+        )
     text = standard_library() if corpus is None else read_corpus(Path(corpus))
     counts = text.differences(folder)
     differ = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     note = f"**This is not the text that the model was trained on**: of its files, {differ}."
-    return induction.card(
+    other = None if twin is None else (*load(twin)[:2], TrainingRecord.read(find_folder(twin)))
+    card = induction.card(
         transformer, params, tokenizer, record, train=text.documents("train"), evaluation=text.documents("evaluation"),
-        source=text.source, note=note if any(counts.values()) else "", twin=None if twin is None else load(twin)[:2],
-        draws=cases,
+        source=text.source, note=note if any(counts.values()) else "", twin=other, draws=cases,
     )  # fmt: skip
+    return _with_notes(card, folder)
+
+
+def _with_notes(card: Card, folder: Path) -> Card:
+    """The card with what was written by hand about the model: what was tried, what is missing, other seeds."""
+    notes = folder / NOTES
+    if not notes.is_file():
+        return card
+    return dataclasses.replace(card, text=f"{card.text.strip()}\n\n{notes.read_text(encoding='utf-8').strip()}")

@@ -16,6 +16,7 @@ from jaxinterp import tasks
 from jaxinterp.attribution.edges import edge_attribution
 from jaxinterp.attribution.localize import localize
 from jaxinterp.attribution.patching import attribution_patching
+from jaxinterp.cards.card import check_folder
 from jaxinterp.cards.make import make_card
 from jaxinterp.cli.report import print_effects, print_localization, print_models, print_sites
 from jaxinterp.io.checkpoints import can_be_replaced, save
@@ -67,9 +68,10 @@ def convert(options: argparse.Namespace) -> None:
 def card(options: argparse.Namespace) -> None:
     """`jaxinterp card`."""
     use("Agg")
+    folder = check_folder(options.output or Path("jaxinterp-results") / options.name, options.name)
     made = make_card(options.name, options.model, n=options.n, twin=options.twin, corpus=options.corpus)
     print(made.markdown())
-    print("written: " + ", ".join(map(str, made.write(options.output))))
+    print("written: " + ", ".join(map(str, made.write(folder))))
 
 
 def sweep(options: argparse.Namespace) -> None:

@@ -123,7 +123,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     card.add_argument("--n", type=int, help="cases of each kind (default: as in the built-in model's card)")
     card.add_argument("--twin", metavar="FOLDER", help="of induction: a one-layer model to compare with")
     card.add_argument("--corpus", metavar="DIR", help="of induction: a folder of text (default: the standard library)")
-    card.add_argument("--output", default="jaxinterp-results", metavar="FOLDER", help="(default: jaxinterp-results)")
+    card.add_argument("--output", metavar="FOLDER", help="(default: jaxinterp-results/NAME)")
 
     scrub = commands.add_parser(
         "scrub",

@@ -6,7 +6,7 @@ of the other (the count).
 """
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,8 +14,9 @@ from flax import struct
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from jaxinterp.tasks.bracket_strings import KINDS, MAX_BRACKETS, MIXTURE, draw_strings, inside
+from jaxinterp.tasks.choices import check_count, check_seed
 from jaxinterp.tasks.prompts import Prompts
-from jaxinterp.tasks.splits import Split
+from jaxinterp.tasks.splits import Split, check_split
 
 N_TOKENS = MAX_BRACKETS + 2
 
@@ -80,7 +81,7 @@ def brackets(n: int, *, seed: int | Sequence[int], split: Split = "train", kinds
       kinds: the kinds of string (`KINDS`), each as often as it is listed.
 
     Raises:
-      ValueError: a negative `n`, a split or a kind that does not exist, or no kinds.
+      TypeError, ValueError: an `n` or a seed that is none; a split or a kind that does not exist, or no kinds.
 
     Example:
       >>> data = ji.tasks.brackets(1000, seed=0)
@@ -89,10 +90,9 @@ def brackets(n: int, *, seed: int | Sequence[int], split: Split = "train", kinds
       >>> ji.tasks.brackets(2, seed=27, kinds=("dip",)).strings
       [')(()', ')(()(((()())()()))()']
     """
-    if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
-    if split not in get_args(Split):
-        raise ValueError(f"unknown split {split!r}; expected one of: {', '.join(get_args(Split))}")
+    check_count(n)
+    check_seed(seed)
+    check_split(split)
     if isinstance(kinds, str) or not kinds:
         raise ValueError(f"kinds must be a sequence of one or more of: {', '.join(KINDS)}; got {kinds!r}")
     if unknown := [kind for kind in kinds if kind not in KINDS]:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jaxinterp.tasks.choices import Chooser, chooser
+from jaxinterp.tasks.choices import Chooser, check_count, chooser
+from jaxinterp.tasks.splits import Split, check_split
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,24 @@ class PromptPair:
                 raise ValueError(f"position {name!r} is word {index} of a prompt of {length} words")
 
 
-def draw_pairs(n: int, seed: int, draw: Callable[[Chooser], PromptPair]) -> list[PromptPair]:
+def draw_pairs(n: int, seed: int, split: Split, draw: Callable[[Chooser], PromptPair]) -> list[PromptPair]:
     """The first `n` pairs of a seeded stream: a longer list starts with the shorter one.
 
+    Args:
+      n: how many. seed: of the stream. split: which is only checked; `draw` knows it.
+      draw: makes a pair.
+
     Raises:
-      ValueError: `n` is negative.
+      TypeError, ValueError: no number of pairs, no seed, or no split.
 
     Example:
       >>> digits = ("one", "two", "three")
       >>> def draw(choose):
       ...     return PromptPair(choose(digits), choose(digits), "yes", "no", {})
-      >>> draw_pairs(2, 0, draw) == draw_pairs(3, 0, draw)[:2]
+      >>> draw_pairs(2, 0, "train", draw) == draw_pairs(3, 0, "train", draw)[:2]
       True
     """
-    if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
+    check_count(n)
+    check_split(split)
     choose = chooser(seed)
     return [draw(choose) for _ in range(n)]

@@ -2,10 +2,22 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 Split = Literal["train", "held_out"]
 C = TypeVar("C", bound=Hashable)
+
+
+def check_split(split: str) -> None:
+    """Raises a ValueError for a split that does not exist.
+
+    Example:
+      >>> check_split("test")
+      Traceback (most recent call last):
+      ValueError: unknown split 'test'; expected one of: train, held_out
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"unknown split {split!r}; expected one of: {', '.join(get_args(Split))}")
 
 
 def split_of(*parts: str) -> Split:
@@ -46,6 +58,5 @@ def in_split(combinations: Iterable[C], split: Split, key: Callable[[C], Iterabl
       >>> in_split(pairs, "held_out", key=lambda pair: pair)
       (('d', 'x'),)
     """
-    if split not in ("train", "held_out"):
-        raise ValueError(f"unknown split {split!r}; expected one of: train, held_out")
+    check_split(split)
     return tuple(each for each in combinations if split_of(*key(each)) == split)

@@ -132,7 +132,7 @@ def successions(n: int, *, seed: int, split: Split = "train") -> list[PromptPair
       split: a run's start in its carrier (`combinations`) is in one split only.
 
     Raises:
-      ValueError: a split that does not exist, or a negative `n`.
+      TypeError, ValueError: an `n`, a seed or a split that is none.
 
     Example:
       >>> pair = successions(1, seed=0)[0]
@@ -141,4 +141,4 @@ def successions(n: int, *, seed: int, split: Split = "train") -> list[PromptPair
       >>> pair.correct, pair.wrong
       ('march', 'december')
     """
-    return draw_pairs(n, seed, lambda choose: draw_succession(choose, split))
+    return draw_pairs(n, seed, split, lambda choose: draw_succession(choose, split))

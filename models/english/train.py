@@ -53,6 +53,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the model goes")
     parser.add_argument("--cases", type=int, default=CASES["english"], help="prompts of each task in the card")
     args = parser.parse_args()
+    if args.cycles < 1:
+        parser.error(f"--cycles must be at least 1, got {args.cycles}")
+    if args.cases < 8 or args.cases % 4:
+        parser.error(f"--cases must be a multiple of 4, and at least 8, got {args.cases}")
 
     tokenizer = word_tokenizer()
     ids = tokenizer.get_vocab()

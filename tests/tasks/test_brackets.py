@@ -1,5 +1,6 @@
 """Brackets: features against definitions written out string by string, kinds, splits, and the recipe of the model."""
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -154,6 +155,12 @@ def test_a_seed_decides_and_a_longer_list_starts_with_the_shorter():
     assert len(brackets(0, seed=0)) == 0
 
 
+@pytest.mark.parametrize(("split", "expected"), [("train", "fb30a04ff4191b03"), ("held_out", "3bf4ad58c52163b9")])
+def test_the_strings_are_what_they_were_when_the_models_were_scrubbed(split, expected):
+    data = brackets(2000, seed=0, split=split)
+    assert hashlib.sha256(data.tokens.tobytes() + data.label.tobytes()).hexdigest()[:16] == expected
+
+
 def test_splits_are_disjoint_by_the_string_alone():
     train, held = brackets(20_000, seed=0), brackets(5000, seed=0, split="held_out")
     assert not set(train.strings) & set(held.strings)
@@ -182,6 +189,7 @@ def test_the_data_are_prompts_of_a_model():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: brackets(1, seed=-1), "seed must be 0 or more, got -1"),
         (lambda: brackets(-1, seed=0), "n must not be negative, got -1"),
         (lambda: brackets(1, seed=0, split="test"), "unknown split 'test'; expected one of: train, held_out"),
         (lambda: brackets(1, seed=0, kinds=("deep",)), "unknown kind 'deep'; expected one of: balanced, flipped"),

@@ -22,6 +22,7 @@ from jaxinterp.tasks import natural
 from jaxinterp.tasks.natural import words
 from jaxinterp.tasks.natural.agreement import TEMPLATES as AGREEMENT
 from jaxinterp.tasks.natural.alignment import Draft, align, encode, next_tokens, tokens_of
+from jaxinterp.tasks.natural.collection import collect
 from jaxinterp.tasks.natural.relations import RELATIONS
 
 TASKS = (natural.indirect_objects, natural.greater_than, natural.agreement, natural.facts)
@@ -368,8 +369,31 @@ def test_drafts_that_do_not_align_are_dropped():
     assert align(several, tokenizer, None) == "pairs with a word of several tokens where one is needed"
     answers = align(draft("When {X} went to", "Mary", "John", (" Mary", f" {RARE[-1]}")), tokenizer, None)
     assert answers == "pairs with an answer that is not one token behind both prompts"
+    # of two reasons the one that is told first is of the role that is named first, not of whichever a set has first
+    both = Draft(
+        "When {A} met the aut{B} to", {"A": alike[0], "B": "hor"}, {"A": alike[1], "B": "hors"}, (" Mary",), (" John",),
+        {"A": ("A", "last"), "B": ("B", "last")}, ("A",),
+    )  # fmt: skip
+    assert align(both, tokenizer, None) == "pairs with a word of several tokens where one is needed"
+    turned = dataclasses.replace(both, roles=dict(reversed(both.roles.items())))
+    assert align(turned, tokenizer, None) == glued
     twice = align(draft("When {X} went to", "Mary", "John", (" Mary", " Mary")), tokenizer, None)
     assert twice == answers
+
+
+def test_pairs_that_are_alike_are_so_where_few_align():
+    def draw(choose):
+        number = choose(range(1000))
+        template = "When {X} went to" if number % 2 else "When {X} went to the store with us to"
+        return draft(template, "Mary" if number < 8 else "Mary and John", "John", (" Mary", " John"))
+
+    of_another = 0
+    for seed in range(4):
+        made = collect("few", 6, seed, draw, tokenizer_of(gpt2), bos=None, alike=True, words_left_out={})
+        assert len({len(strings) for strings in made.pairs.clean.strings}) == 1
+        of_another += made.pairs_left_out["pairs of another structure"]
+        assert made.pairs_left_out["pairs of different lengths"] > 100
+    assert of_another > 0
 
 
 def test_a_token_that_holds_more_than_a_word_is_not_the_word():

@@ -16,7 +16,7 @@ from jaxinterp.tasks.english.phrases import PHRASES
 from jaxinterp.tasks.english.vocabulary import Noun
 from jaxinterp.tasks.grammar import compose, fill, grammar
 from jaxinterp.tasks.pairs import PromptPair, draw_pairs
-from jaxinterp.tasks.splits import Split, cell_split
+from jaxinterp.tasks.splits import Split, cell_split, check_split
 
 #: Which opening announces which verb, in both numbers; "does" stands for what the subject itself does.
 VERBS = {"NOW": ("is", "are"), "THEN": ("was", "were"), "SINCE": ("has", "have"), "OFTEN": ("does", "do")}
@@ -153,8 +153,7 @@ def combinations(split: Split) -> tuple[Combination, ...]:
       >>> combinations("train")[0].subject.plural
       'dogs'
     """
-    if split not in ("train", "held_out"):
-        raise ValueError(f"unknown split {split!r}; expected one of: train, held_out")
+    check_split(split)
     every = product(enumerate(v.NOUNS), enumerate(STRUCTURES))
     return tuple(Combination(noun, structure) for (i, noun), (j, structure) in every if cell_split(i, j) == split)
 
@@ -235,4 +234,4 @@ def agreement(
         raise ValueError(f"unknown structure {structure!r}; expected one of: {', '.join(STRUCTURES)}, None")
     if conflict and structure == "simple":
         raise ValueError("the structure 'simple' has no attractors: conflict=True asks for one that conflicts")
-    return draw_pairs(n, seed, lambda choose: draw_agreement(choose, split, structure, conflict))
+    return draw_pairs(n, seed, split, lambda choose: draw_agreement(choose, split, structure, conflict))

@@ -101,13 +101,11 @@ def arguments(n: int, *, seed: int, split: Split = "train") -> list[PromptPair]:
         are in one split only.
 
     Raises:
-      ValueError: a split that does not exist, or a negative `n`.
+      TypeError, ValueError: an `n`, a seed or a split that is none.
 
     Example:
       >>> pair = arguments(1, seed=0)[0]
       >>> pair.clean.split()[pair.positions["DEFINED"]] == pair.correct
       True
     """
-    if split not in MARKS:
-        raise ValueError(f"unknown split {split!r}; expected one of: {', '.join(MARKS)}")
-    return draw_pairs(n, seed, lambda choose: draw_arguments(choose, split))
+    return draw_pairs(n, seed, split, lambda choose: draw_arguments(choose, split))

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxinterp.tasks.choices import Chooser, chooser
+from jaxinterp.tasks.choices import Chooser, check_count, chooser
 from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.phrases import PHRASES, write
 from jaxinterp.tasks.grammar import grammar
-from jaxinterp.tasks.splits import Split, split_of
+from jaxinterp.tasks.splits import Split, check_split, split_of
 
 Gender = Literal["woman", "man"]
 
@@ -114,17 +114,20 @@ def biographies(
         else gender is drawn.
 
     Raises:
-      ValueError: an option that does not exist, not two professions where `biased`, or a negative `n`.
+      TypeError, ValueError: an option that does not exist, not two professions where `biased`; an `n` or a seed that is
+        none.
 
     Example:
       >>> {(b.profession, b.gender) for b in biographies(50, seed=0, biased=True)} == {
       ...     ("professor", "man"), ("nurse", "woman")}
       True
     """
-    if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
-    if split not in SENTENCES:
-        raise ValueError(f"unknown split {split!r}; expected one of: {', '.join(SENTENCES)}")
+    check_count(n)
+    check_split(split)
+    if isinstance(professions, str) or not professions or len(set(professions)) < len(professions):
+        raise ValueError(
+            f"professions must be one or more of {', '.join(v.PROFESSIONS)}, each once; got {professions!r}"
+        )
     for name in professions:
         if name not in v.PROFESSIONS:
             raise ValueError(f"unknown profession {name!r}; expected one of: {', '.join(v.PROFESSIONS)}")

@@ -35,7 +35,7 @@ from jaxinterp.tasks.english.successions import TRACK_RULES, TRACKS
 from jaxinterp.tasks.english.templates import RULES as TEMPLATE_RULES
 from jaxinterp.tasks.english.templates import TEMPLATES
 from jaxinterp.tasks.grammar import is_symbol, terminals
-from jaxinterp.tasks.splits import Split
+from jaxinterp.tasks.splits import Split, check_split
 from jaxinterp.tasks.successions import CARRIERS, SERIES
 from jaxinterp.tasks.successions import GRAMMAR as SUCCESSIONS_GRAMMAR
 
@@ -131,7 +131,6 @@ GLUE = [
     "said",
     "that",
     "met",
-    ",",
     "who",
     "is",
     "as",
@@ -166,8 +165,7 @@ def _stream(choose: Chooser, split: Split, mechanisms: Sequence[str]) -> Iterato
     for name in mechanisms:
         if name not in KINDS:
             raise ValueError(f"unknown mechanism {name!r}; expected some of: {', '.join(MECHANISMS)}")
-    if split not in ("train", "held_out"):
-        raise ValueError(f"unknown split {split!r}; expected one of: train, held_out")
+    check_split(split)
     weights = list(accumulate(1 / (rank + 7) for rank in range(len(mechanisms))))
     ticks = range(1 << 30)
     while True:

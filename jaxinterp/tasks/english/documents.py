@@ -278,8 +278,8 @@ def _pairs_again(choose: Chooser, split: Split) -> list[str]:
         firsts.append(_other_name(choose, *firsts))
     column: Sequence[str] = v.FAMILIES
     if choose((True, False)):  # not people
-        left, column = choose(_COLUMNS), choose(_COLUMNS)
-        firsts = list(dict.fromkeys(choose(left) for _ in firsts))
+        names, column = choose(_COLUMNS), choose(_COLUMNS)
+        firsts = list(dict.fromkeys(choose(names) for _ in firsts))
     seconds = [choose(column) for _ in firsts]
     words: list[str] = []
     for _ in range(choose((2, 3, 4))):

@@ -94,11 +94,11 @@ def greater_than(n: int, *, seed: int, split: Split = "train") -> list[PromptPai
       split: an event that begins in this year, and the form of the sentence, are in one split only.
 
     Raises:
-      ValueError: a split that does not exist, or a negative `n`.
+      TypeError, ValueError: an `n`, a seed or a split that is none.
 
     Example:
       >>> pair = greater_than(1, seed=0)[0]
       >>> pair.correct > pair.clean.split()[pair.positions["YY"]]
       True
     """
-    return draw_pairs(n, seed, lambda choose: draw_greater_than(choose, split))
+    return draw_pairs(n, seed, split, lambda choose: draw_greater_than(choose, split))

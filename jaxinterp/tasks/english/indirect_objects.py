@@ -194,10 +194,13 @@ def draw_indirect_object(
 
 
 def _fresh_names(choose: Chooser, split: Split, *taken: str) -> tuple[str, str, str]:
-    """A pair of the split and a third name, none of them taken; in "train" no two of the three are a held-out pair."""
+    """A pair of the split and a third name, none of them taken.
+
+    In "train" no two of them, or of them and the third that is taken, who stays, are a held-out pair.
+    """
     first, second = choose(name_pairs(split))
     third = choose(v.NAMES)
-    fits = split == "held_out" or together(first, second, third)
+    fits = split == "held_out" or together(first, second, third, *taken[2:])
     if len({first, second, third, *taken}) < 3 + len(taken) or not fits:
         return _fresh_names(choose, split, *taken)
     return first, second, third
@@ -247,4 +250,4 @@ def indirect_objects(
         raise ValueError(f"unknown mentions {mentions!r}; expected one of: {', '.join(MENTIONS)}, None")
     if corruption == "abc" and mentions != "pair":
         raise ValueError(f"corruption 'abc' names each role once: it needs mentions='pair', got {mentions!r}")
-    return draw_pairs(n, seed, lambda choose: draw_indirect_object(choose, split, order, corruption, mentions))
+    return draw_pairs(n, seed, split, lambda choose: draw_indirect_object(choose, split, order, corruption, mentions))

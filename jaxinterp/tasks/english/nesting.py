@@ -81,13 +81,11 @@ def nesting(n: int, *, seed: int, split: Split = "train") -> list[PromptPair]:
       split: which forms of sentences.
 
     Raises:
-      ValueError: a split that does not exist, or a negative `n`.
+      TypeError, ValueError: an `n`, a seed or a split that is none.
 
     Example:
       >>> pair = nesting(1, seed=0)[0]
       >>> CLOSERS[pair.clean.split()[pair.positions["INNER"]]] == pair.correct
       True
     """
-    if split not in TEMPLATES:
-        raise ValueError(f"unknown split {split!r}; expected one of: {', '.join(TEMPLATES)}")
-    return draw_pairs(n, seed, lambda choose: draw_nesting(choose, split))
+    return draw_pairs(n, seed, split, lambda choose: draw_nesting(choose, split))

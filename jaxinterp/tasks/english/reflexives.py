@@ -97,13 +97,11 @@ def reflexives(n: int, *, seed: int, split: Split = "train") -> list[PromptPair]
       split: the two names, and the forms of the sentences, are in one split only.
 
     Raises:
-      ValueError: a split that does not exist, or a negative `n`.
+      TypeError, ValueError: an `n`, a seed or a split that is none.
 
     Example:
       >>> pair = reflexives(1, seed=0)[0]
       >>> (pair.clean.split()[pair.positions["ACTOR"]] in v.WOMEN) == (pair.correct == "herself")
       True
     """
-    if split not in TEMPLATES:
-        raise ValueError(f"unknown split {split!r}; expected one of: {', '.join(TEMPLATES)}")
-    return draw_pairs(n, seed, lambda choose: draw_reflexive(choose, split))
+    return draw_pairs(n, seed, split, lambda choose: draw_reflexive(choose, split))

@@ -145,13 +145,11 @@ def interleaved_successions(n: int, *, seed: int, split: Split = "train") -> lis
       split: who goes on from where, and what people do, are in one split only.
 
     Raises:
-      ValueError: a split that does not exist, or a negative `n`.
+      TypeError, ValueError: an `n`, a seed or a split that is none.
 
     Example:
       >>> pair = interleaved_successions(1, seed=0)[0]
       >>> pair.correct != pair.wrong
       True
     """
-    if split not in TRACKS:
-        raise ValueError(f"unknown split {split!r}; expected one of: {', '.join(TRACKS)}")
-    return draw_pairs(n, seed, lambda choose: draw_tracks(choose, split))
+    return draw_pairs(n, seed, split, lambda choose: draw_tracks(choose, split))

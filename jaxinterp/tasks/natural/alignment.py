@@ -197,7 +197,8 @@ def align(draft: Draft, tokenizer: Tokenizer, bos: str | None) -> AlignedPair | 
 
     exchanged = {field for field in clean_places if draft.clean[field] != draft.corrupted[field]}
     tokens = {}
-    for field in {field for field, _ in draft.roles.values()} | exchanged:
+    # in one order, for the first reason found is the one that is told
+    for field in dict.fromkeys([*(field for field, _ in draft.roles.values()), *sorted(exchanged)]):
         found = tokens_of(clean, clean_text, *clean_places[field])
         if found is None or found != tokens_of(corrupted, corrupted_text, *corrupted_places[field]):
             return MISPLACED

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tokenizers import Tokenizer
 
-from jaxinterp.tasks.choices import Chooser, chooser
+from jaxinterp.tasks.choices import Chooser, check_count, check_seed, chooser
 from jaxinterp.tasks.natural.alignment import AlignedPair, Draft, TextPair, align, next_tokens
 from jaxinterp.tasks.prompts import Prompts, TokenPairs, pad
 from jaxinterp.tasks.splits import Split, in_split
@@ -17,8 +17,11 @@ from jaxinterp.tasks.splits import Split, in_split
 #: So many drafts in a row may be left out before it is said that there are no more.
 PATIENCE = 2000
 
-#: So many drafts are looked at to find the commonest structure.
+#: So many pairs that align are looked at to find the commonest structure.
 SAMPLE = 100
+
+#: Why a pair that aligns can be left out.
+STRUCTURE = "pairs of another structure"
 
 T = TypeVar("T")
 
@@ -114,10 +117,10 @@ def collect(
       answer_sets: answers become `int32[batch, n]`.
 
     Raises:
-      ValueError: `n` below 1; too few drafts align.
+      TypeError, ValueError: an `n` below 1, no seed; too few drafts align.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_count(n, at_least=1)
+    check_seed(seed)
 
     def stream() -> Iterator[AlignedPair | str]:
         choose = chooser(seed)
@@ -127,15 +130,18 @@ def collect(
     def structure(pair: AlignedPair) -> Any:
         return len(pair.clean.ids), tuple(pair.roles.items())
 
-    sample = [pair for pair in islice(stream(), SAMPLE if alike else 0) if isinstance(pair, AlignedPair)]
-    wanted = Counter(map(structure, sample)).most_common(1)[0][0] if sample else None
+    aligned = (pair for pair in islice(stream(), PATIENCE) if isinstance(pair, AlignedPair))
+    sample = Counter(map(structure, islice(aligned, SAMPLE if alike else 0)))
+    wanted = sample.most_common(1)[0][0] if sample else None
     kept: list[AlignedPair] = []
     dropped: Counter[str] = Counter()
     in_a_row = 0
     for pair in stream():
         if isinstance(pair, str):
             dropped[pair] += 1
-        elif wanted is None or structure(pair) == wanted:
+        elif alike and structure(pair) != wanted:
+            dropped[STRUCTURE] += 1
+        else:
             kept.append(pair)
             in_a_row = -1
         in_a_row += 1
@@ -145,7 +151,7 @@ def collect(
             reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.most_common())
             raise ValueError(
                 f"{task} found {len(kept)} of {n} pairs for this tokenizer and then none in {PATIENCE} drafts: "
-                f"left out were {reasons or 'those of another structure'}"
+                f"left out were {reasons}"
             )
 
     pad_id = tokenizer.token_to_id("<pad>") or 0

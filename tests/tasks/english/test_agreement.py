@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from jaxinterp.tasks.english import agreement
@@ -51,7 +52,27 @@ def test_unknown_options_are_refused():
         agreement(1, seed=0, structure="simple", conflict=True)
 
 
-def test_combinations_are_in_one_split():
+def test_a_noun_in_a_structure_is_in_one_split():
     train, held_out = set(combinations("train")), set(combinations("held_out"))
     assert not train & held_out
     assert 0.05 < len(held_out) / len(train) < 0.2
+    numbers = {word: noun for noun in NOUNS for word in noun[:2]}
+    for structure in STRUCTURES:
+        for split, others in (("train", held_out), ("held_out", train)):
+            for pair in agreement(300, seed=4, split=split, structure=structure):
+                subject = numbers[pair.clean.split()[pair.positions["SUBJECT"]]]
+                assert (subject, structure) not in others
+
+
+def test_the_last_noun_tells_nothing_where_an_attractor_conflicts():
+    for structure in ("across_pp", "across_rc", "within_rc"):
+        for pair in agreement(100, seed=5, split="held_out", structure=structure, conflict=True):
+            after = pair.clean.split()[max(pair.positions["SUBJECT"], pair.positions["ATTRACTOR"]) + 1 :]
+            assert {"in", "of"} & set(after), "a land or a city stands behind both"
+    two = [
+        p for p in agreement(2000, seed=6, split="held_out", structure="across_rc", conflict=True) if " and " in p.clean
+    ]
+    counted = [[NUMBER[word] for word in pair.clean.split() if word in NUMBER] for pair in two]
+    own = [NUMBER[pair.clean.split()[pair.positions["SUBJECT"]]] for pair in two]
+    margins = np.array([2 * numbers.count(mine) - len(numbers) for numbers, mine in zip(counted, own, strict=True)])
+    assert abs(np.mean(margins > 0) - np.mean(margins < 0)) < 0.1, "nor does the number of most nouns"

@@ -1,23 +1,22 @@
 from collections import Counter
-from itertools import islice, pairwise
+from itertools import islice, pairwise, permutations
 
 import numpy as np
 import pytest
 
-from jaxinterp.tasks.english import (
-    agreement,
-    arguments,
-    facts_about,
-    greater_than,
-    indirect_objects,
-    interleaved_successions,
-    nesting,
-    reflexives,
-    word_tokenizer,
-)
+from jaxinterp.tasks.english import arguments, biographies, greater_than, indirect_objects, reflexives, word_tokenizer
+from jaxinterp.tasks.english import vocabulary as v
+from jaxinterp.tasks.english.agreement import STRUCTURES
+from jaxinterp.tasks.english.arguments import MARKS
+from jaxinterp.tasks.english.biographies import SENTENCES
 from jaxinterp.tasks.english.corpus import EVALUATED, HELD_OUT_OFFSET, batch, documents, words
 from jaxinterp.tasks.english.documents import MECHANISMS
-from jaxinterp.tasks.english.indirect_objects import name_pairs
+from jaxinterp.tasks.english.facts import TEMPLATES as FACTS
+from jaxinterp.tasks.english.greater_than import TEMPLATES as YEARS
+from jaxinterp.tasks.english.indirect_objects import OPENINGS, name_pairs
+from jaxinterp.tasks.english.nesting import TEMPLATES as BRACKETS
+from jaxinterp.tasks.english.reflexives import TEMPLATES as REFLEXIVES
+from jaxinterp.tasks.english.successions import TRACKS
 from jaxinterp.tasks.english.vocabulary import NAMES
 
 
@@ -46,28 +45,89 @@ def test_mechanisms_are_many_and_few_are_common():
     assert len(set(MECHANISMS)) == len(MECHANISMS)
 
 
-def test_people_of_held_out_pairs_never_give_to_each_other():
+def test_people_of_held_out_pairs_stand_together_in_no_text(texts):
     held_out, names = set(name_pairs("held_out")), set(NAMES)
-    for text in islice(documents(2, mechanisms=("indirect_object",)), 2000):
-        people = tuple(names.intersection(text.split()))
-        assert len(people) > 2 or people not in held_out
+    crowds = islice(documents(2, mechanisms=("list_of_names_twice", "passage_twice", "indirect_object")), 3000)
+    for text in (*texts, *crowds):
+        assert held_out.isdisjoint(permutations(names.intersection(text.split()), 2))
+    for pair in indirect_objects(2000, seed=3, corruption="abc"):
+        assert held_out.isdisjoint(permutations(names.intersection(pair.corrupted.split()), 2))
+
+
+def arguments_that_follow(text):
+    words = text.split()
+    return set(pairwise(words[words.index("(") + 1 : words.index(")") : 2]))
+
+
+def event_and_year(text):
+    words = text.split()
+    century = next(i for i, word in enumerate(words) if word in v.CENTURIES)
+    return {(event, words[century + 1]) for event in v.EVENTS if event in words}
+
+
+def man_and_woman(text):
+    words = set(text.split())
+    return {(woman, man) for woman in words.intersection(v.WOMEN) for man in words.intersection(v.MEN)}
+
+
+def first_and_family_name(text):
+    return {tuple(text.split()[:2])}
 
 
 @pytest.mark.parametrize(
-    "task",
+    ("mechanism", "held_out", "combination"),
     [
-        agreement, arguments, facts_about, greater_than, indirect_objects, interleaved_successions, nesting, reflexives,
+        ("arguments", arguments, arguments_that_follow),
+        ("greater_than", greater_than, event_and_year),
+        ("biography", biographies, first_and_family_name),
     ],
-    ids=lambda task: task.__name__,
-)  # fmt: skip
-def test_held_out_prompts_are_never_answered_in_training(texts, task):
-    def beginnings(text):
-        split = text.split()
-        return {" ".join(split[:n]) for n in range(1, len(split) + 1)}
+)
+def test_combinations_that_are_held_out_are_in_no_training_text(mechanism, held_out, combination):
+    texts = islice(documents(4, mechanisms=(mechanism,)), 5000)
+    seen = set().union(*map(combination, texts))
+    drawn = held_out(1000, seed=1, split="held_out")
+    if mechanism == "arguments":
+        asked = {(p.clean.split()[p.positions["BEFORE"]], p.correct) for p in drawn}
+    else:
+        asked = set().union(*(combination(each.clean if hasattr(each, "clean") else each.text) for each in drawn))
+    assert len(asked) > 50
+    assert not seen & asked
+    fresh = held_out(1000, seed=1)
+    known = {(p.clean.split()[p.positions["BEFORE"]], p.correct) for p in fresh} if mechanism == "arguments" else set()
+    assert mechanism != "arguments" or known <= seen, "training text has the others"
 
-    seen = set().union(*map(beginnings, texts))
-    answered = {f"{pair.clean} {pair.correct}" for pair in task(1000, seed=1, split="held_out")}
-    assert not seen & answered
+
+def test_reflexives_have_pairs_of_their_own():
+    seen = set().union(*(man_and_woman(text) for text in islice(documents(4, mechanisms=("reflexive",)), 3000)))
+    asked = {
+        tuple(sorted((p.clean.split()[p.positions[role]] for role in ("ACTOR", "OTHER")), key=v.MEN.__contains__))
+        for p in reflexives(1000, seed=1, split="held_out")
+    }
+    assert len(asked) > 50
+    assert not seen & asked
+
+
+FORMS = {
+    "agreement": STRUCTURES,
+    "arguments": {"": MARKS},
+    "biographies": {"": SENTENCES},
+    "facts_about": {"": FACTS},
+    "greater_than": {"": YEARS},
+    "indirect_objects": {"": OPENINGS},
+    "interleaved_successions": {
+        kind: {split: forms[kind] for split, forms in TRACKS.items()} for kind in TRACKS["train"]
+    },
+    "nesting": {"": BRACKETS},
+    "reflexives": {"": REFLEXIVES},
+}
+
+
+@pytest.mark.parametrize("task", FORMS)
+def test_forms_are_in_one_split_and_several(task):
+    for forms in FORMS[task].values():
+        train, held_out = (set(forms[split]) for split in ("train", "held_out"))
+        assert not train & held_out
+        assert len(train) >= 3
 
 
 def test_shortcuts_do_not_always_hold(texts):

@@ -1,0 +1,111 @@
+"""The card of `english` measures what it says, on stand-ins whose answers are known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxinterp.cards import english
+from jaxinterp.cards.english import EVALUATIONS, FACTS, _gate, _greater_than, _median_interval, _Reader, _subject
+from jaxinterp.cards.make import make_card
+from jaxinterp.io.load import load
+from jaxinterp.tasks.english import vocabulary as v
+from jaxinterp.tasks.english.corpus import HELD_OUT_OFFSET
+from jaxinterp.tasks.english.facts import facts
+from jaxinterp.tasks.english.greater_than import greater_than
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return _Reader(*load("english"), 0)
+
+
+def test_prompts_stand_at_the_held_out_offset_behind_other_text(reader):
+    texts = [" ".join(["the"] * n) for n in (1, 20, 114)] * 5
+    tokens, starts, ends = reader.rows(texts)
+    for row, text, start, end in zip(tokens, texts, starts, ends, strict=False):
+        assert start % 8 == HELD_OUT_OFFSET
+        assert row[start] == reader.ids["<bos>"]
+        assert end - start == len(text.split())
+        assert (row[start + 1 : end + 1] == reader.ids["the"]).all()
+        assert (row[:start] != reader.ids["<pad>"]).all()
+        assert (row[end + 1 :] == reader.ids["<pad>"]).all()
+    assert len(set(starts)) > 2
+    np.testing.assert_array_equal(reader.rows(texts)[0], tokens)
+    with pytest.raises(ValueError, match="leave no room"):
+        reader.rows([" ".join(["the"] * 125)])
+
+
+def test_logits_are_those_behind_each_prompt(reader):
+    texts = ["the dog is", "Mary"]
+    tokens, _, ends = reader.rows(texts)
+    whole, _ = reader.model.apply(reader.params, tokens[:2])
+    np.testing.assert_allclose(reader.logits(texts), np.asarray(whole)[[0, 1], ends], atol=1e-4)
+
+
+def years(pairs, of):
+    """A reader whose probabilities of years are `of(first year)`, and nothing for other words."""
+    ids = {year: i for i, year in enumerate(v.YEARS)} | {"else": 100}
+    first = [int(pair.clean.split()[pair.positions["YY"]]) for pair in pairs]
+    probs = np.array([[*of(year), 1e-30] for year in first])
+    return SimpleNamespace(ids=ids, logits=lambda texts: np.log(probs / probs.sum(1, keepdims=True)))
+
+
+def test_the_divergence_is_zero_and_the_edge_whole_where_all_later_years_are_as_likely():
+    pairs = greater_than(200, seed=0, split="held_out")
+    measures, curve = _greater_than(years(pairs, lambda first: np.where(np.arange(100) > first, 1, 1e-30)), pairs)
+    divergence, edge, later, before, _ = (measure.value for measure in measures)
+    assert divergence == pytest.approx(0, abs=1e-6)
+    assert edge == pytest.approx(1)
+    assert later == pytest.approx(1)
+    assert before == pytest.approx(0, abs=1e-9)
+    assert curve[20] < 1e-9 < curve[21]
+
+
+def test_what_knows_nothing_of_the_year_has_no_edge():
+    pairs = greater_than(200, seed=0, split="held_out")
+    measures, _ = _greater_than(years(pairs, lambda first: np.ones(100)), pairs)
+    first = np.array([int(pair.clean.split()[pair.positions["YY"]]) for pair in pairs])
+    assert measures[0].value == pytest.approx(np.mean(np.log(100 / (99 - first))))
+    assert measures[1].value == pytest.approx(0, abs=1e-9)
+    assert not measures[0].held
+    assert not measures[1].held
+
+
+def test_the_median_has_an_interval_that_covers():
+    rng = np.random.default_rng(0)
+    covered = [low <= 0 <= high for low, high in (_median_interval(rng.normal(size=101)) for _ in range(400))]
+    assert 0.92 < np.mean(covered) < 0.99
+
+
+def test_prompts_about_one_subject_are_told():
+    pairs = EVALUATIONS[FACTS].prompts(300, seed=0, split="held_out")
+    names = {_subject(pair) for pair in pairs}
+    assert 150 < len(names) <= sum(map(len, facts().values()))
+    for pair in pairs[:50]:
+        assert _subject(pair).split()[-3:-1] == [*_words(pair)[-2:]]
+
+
+def _words(pair):
+    return pair.clean.split()[: pair.positions["SUBJECT"] + 1]
+
+
+def test_the_gate_is_fitted_to_training_prompts_and_scored_on_others(monkeypatch):
+    drawn = []
+
+    def prompts(self, n, *, seed, split):
+        drawn.append((n, split))
+        return []
+
+    monkeypatch.setattr(type(EVALUATIONS[FACTS]), "prompts", prompts)
+    monkeypatch.setattr(english, "gate", lambda scored, trained, nouns: {"bag of words": 0.6, "last noun": 0.5})
+    measures = _gate({FACTS: ["scored"]}, 200, seed=0)
+    assert drawn == [(200 * english.FITTED, "train")]
+    assert [measure.held for measure in measures] == [False, True]
+    assert measures[0].low < 0.6 < measures[0].high
+
+
+def test_too_few_cases_are_refused():
+    for n in (7, 10):
+        with pytest.raises(ValueError, match=f"n must be a multiple of 4, and at least 8, got {n}"):
+            make_card("english", n=n)
