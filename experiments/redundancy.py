@@ -3,8 +3,8 @@
     python experiments/redundancy.py
 
 Noising of indirect objects in two models of one recipe, seed and data, after two cycles of training without and with
-dropout of attention patterns (`models/english/cycles/2`, `models/english_dropout/cycles/2`; after one cycle neither
-does the task). A head's output `z`, over all positions, is set to that of the corrupted prompt:
+dropout of attention patterns (`models/english/checkpoints/2`, `models/english_dropout/checkpoints/2`; after one cycle
+neither does the task). A head's output `z`, over all positions, is set to that of the corrupted prompt:
 
     total     its effect on the logit difference
     direct    the same, while nothing but the unembedding sees the change
@@ -31,11 +31,11 @@ import jaxinterp as ji
 
 MODELS = Path(__file__).parents[1] / "models"
 
-#: Name -> folder of weights. The second: `python models/english/train.py --attn-dropout 0.1 --cycles 2 --folder
-#: models/english_dropout`.
+#: Name -> folder of weights: what `python models/english/train.py` has in its `cycles/2`, and with `--attn-dropout 0.1
+#: --cycles 2 --folder FOLDER`.
 FOLDERS: Mapping[str, Path] = {
-    "without dropout": MODELS / "english" / "cycles" / "2",
-    "with dropout": MODELS / "english_dropout" / "cycles" / "2",
+    "without dropout": MODELS / "english" / "checkpoints" / "2",
+    "with dropout": MODELS / "english_dropout" / "checkpoints" / "2",
 }
 
 #: Heads that count as backups.
