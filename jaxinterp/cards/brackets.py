@@ -1,6 +1,6 @@
 """The card of `brackets`: how often it is right about held-out strings of each kind and length, and how sure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,11 +12,19 @@ from jaxinterp.cards.card import Card, Measure, loss_figure, mean, proportion, t
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.tasks.bracket_strings import KINDS, MAX_BRACKETS, MIXTURE, NEAR_MISSES
-from jaxinterp.tasks.brackets import N_TOKENS, Brackets, bracket_tokenizer, brackets
+from jaxinterp.tasks.brackets import CLOSE, N_TOKENS, OPEN, Brackets, bracket_tokenizer, brackets
 from jaxinterp.training import TrainingRecord
 
 #: What was asked for: right about this share of balanced strings, and of each kind of near miss.
 BAR = 0.995
+
+#: What no balanced string has, and can be seen without following its depth: bool[batch].
+SHORTCUTS: Mapping[str, Callable[[Brackets], np.ndarray]] = {
+    "not as many ( as )": lambda data: (data.tokens == OPEN).sum(1) * 2 != data.lengths,
+    "the first is )": lambda data: data.tokens[:, 1] == CLOSE,
+    "the last is (": lambda data: data.tokens[np.arange(len(data)), data.lengths] == OPEN,
+}
+ANY = "any of the three"
 
 #: Strings that the model reads at once.
 CHUNK = 500
@@ -51,8 +59,8 @@ def card(
       >>> untrained = ji.Transformer(ji.TransformerConfig(**sizes, causal=False, tie_embeddings=False))
       >>> weights = untrained.init(jax.random.key(0))
       >>> measured = card(untrained, weights, bracket_tokenizer(), None, n=25)
-      >>> list(measured.measures)
-      ['Held-out strings by kind', 'Held-out strings by length', 'Loss and calibration']
+      >>> list(measured.measures)[::3]
+      ['Held-out strings by kind', 'Near misses that shortcuts tell']
     """
     config = model.config
     if (config.causal, config.d_vocab_out) != (False, 2) or config.n_ctx < N_TOKENS:
@@ -64,8 +72,13 @@ def card(
         raise ValueError("the tokenizer is not that of the task: expected jaxinterp.tasks.brackets.bracket_tokenizer()")
 
     by_kind: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    told: dict[str, list[np.ndarray]] = {name: [] for name in (*SHORTCUTS, ANY)}
     for number, kind in enumerate(KINDS):
         data = brackets(n, seed=(seed, number), split="held_out", kinds=(kind,))
+        if kind in NEAR_MISSES:
+            seen = {name: shortcut(data) for name, shortcut in SHORTCUTS.items()}
+            for name, each in (seen | {ANY: np.any(list(seen.values()), axis=0)}).items():
+                told[name].append(each)
         by_kind[kind] = np.asarray(data.label), _logit_differences(model, params, data)
     kinds = [
         proportion(
@@ -106,6 +119,7 @@ def card(
         "Held-out strings by kind": kinds,
         "Held-out strings by length": lengths,
         "Loss and calibration": sure,
+        "Near misses that shortcuts tell": [proportion(name, np.concatenate(each)) for name, each in told.items()],
     }
     return Card("brackets", _summary(model, params), measures, _text(record, n, seed), figures)
 
@@ -185,6 +199,10 @@ def _text(record: TrainingRecord | None, n: int, seed: int) -> str:
 An answer is right if the larger logit is that of the label. Every string counted is held out; {n:,} of each kind and
 {4 * n:,} of the mixture were drawn (seed {seed}), so that a short string, of which there are few, can count more than
 once. Intervals are Wilson's for proportions and from the t distribution for means.
+
+To be balanced is to have as many of each bracket and the right ends, so that no set of balanced strings and others can
+hide them from predictors that see no more. How far these go is in the last table, and the model's figures by kind go
+further.
 
 ## Data
 

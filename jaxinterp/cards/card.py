@@ -41,9 +41,9 @@ class Measure:
     def row(self) -> str:
         """The measure as a line of a Markdown table."""
         factor, digits = (100, 2) if self.unit == "%" else (1, 3)
-        tiny = 0 < abs(self.value) < 5e-4 and factor == 1  # 0.000 would say nothing
+        tiny = 0 < abs(factor * self.value) < 0.5 / 10**digits  # 0.000 would say nothing
         value, low, high = (
-            f"{x:.1e}" if tiny else f"{factor * x:.{digits}f}" for x in (self.value, self.low, self.high)
+            f"{factor * x:.1e}" if tiny else f"{factor * x:.{digits}f}" for x in (self.value, self.low, self.high)
         )
         verdict = "" if self.held is None else (" (held)" if self.held else " (**not held**)")
         return f"| {self.name} | {value} {self.unit} ({low} to {high}) | {self.n:,} | {self.bar or ''}{verdict} |"
