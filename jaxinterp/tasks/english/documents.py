@@ -1,6 +1,6 @@
 """The kinds of document that training text is made of: the tasks' sentences, finished, and their counterexamples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.english import vocabulary as v
@@ -130,6 +130,10 @@ MECHANISMS = (
 )
 
 
+#: What passages are put together from: no task's sentences, which must not begin at the offset that is held out.
+_PASSAGES = MECHANISMS[MECHANISMS.index("filler") :]
+
+
 def draw_document(name: str, choose: Chooser, split: Split) -> list[str]:
     """The words of one document of a kind, as `MECHANISMS` has them.
 
@@ -236,7 +240,7 @@ def _passage_twice(choose: Chooser, split: Split) -> list[str]:
     """One to three short texts, read aloud, and the same once more: what was said can be said again word by word."""
     passage: list[str] = []
     for _ in range(choose((1, 1, 2, 3))):
-        passage += draw_document(choose(MECHANISMS[13:]), choose, split)
+        passage += draw_document(choose(_PASSAGES), choose, split)
     # Sometimes only a part of it is read, from anywhere to anywhere.
     if choose((True, False)):
         passage = passage[choose(range(len(passage))) :]
@@ -270,17 +274,21 @@ def _list_twice(choose: Chooser, split: Split) -> list[str]:
 def _pairs_again(choose: Chooser, split: Split) -> list[str]:
     """A table of two columns and up to six rows that are read two to four times in any order: not in texts.
 
-    People with their family names, or words of one kind and of another. Which word comes after the first of a row can
-    be told from where the row stood before, and in no other way.
+    People with their family names, people with people, or words of one kind or two, either of which may stand in either
+    column. Which word comes after the first of a row can be told from where the row stood before, and in no other way.
+    The kinds have many words each: of few, what comes next could be guessed.
     """
-    firsts: list[str] = [choose(v.NAMES)]
-    for _ in range(choose(range(1, 6))):
-        firsts.append(_other_name(choose, *firsts))
-    column: Sequence[str] = v.FAMILIES
-    if choose((True, False)):  # not people
-        names, column = choose(_COLUMNS), choose(_COLUMNS)
-        firsts = list(dict.fromkeys(choose(names) for _ in firsts))
-    seconds = [choose(column) for _ in firsts]
+    rows = choose(range(2, 7))
+    if choose((True, False)):
+        first, second = choose(_KINDS), choose(_KINDS)
+        drawn = list(dict.fromkeys(choose(first + second) for _ in range(4 * rows)))
+        firsts, seconds = drawn[:rows], drawn[rows : 2 * rows]
+    else:
+        people: list[str] = [choose(v.NAMES)]
+        of_people = choose((True, False))
+        while len(people) < (2 * rows if of_people else rows):
+            people.append(_other_name(choose, *people))
+        firsts, seconds = people[:rows], people[rows:] if of_people else [choose(v.FAMILIES) for _ in people]
     words: list[str] = []
     for _ in range(choose((2, 3, 4))):
         left = list(zip(firsts, seconds, strict=True))
@@ -288,6 +296,19 @@ def _pairs_again(choose: Chooser, split: Split) -> list[str]:
             words += left.pop(choose(range(len(left))))
     return words
 
+
+#: Kinds of forty words and more.
+_KINDS: tuple[tuple[str, ...], ...] = (
+    v.OBJECTS + v.VOWEL_OBJECTS,
+    v.PLACES,
+    v.CITIES + v.LANDS + v.LANGUAGES,
+    v.FOODS + v.MATERIALS + v.COLORS,
+    v.QUALITIES + v.VOWEL_QUALITIES + v.MOODS,
+    v.CUES,
+    v.ARGUMENTS,
+    tuple(word for noun in v.NOUNS for word in noun[:2]),
+    tuple(word for noun in v.NOUNS for word in noun[2:]),
+)
 
 #: Words that a list may be made of, apart from goods; first names are not among them, for some pairs are held out.
 _COLUMNS: tuple[tuple[str, ...], ...] = (
