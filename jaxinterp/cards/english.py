@@ -446,8 +446,8 @@ steps of warmup to 2e-3 and then a cosine to 2e-4; the weights after each cycle 
 next one begins with. In the first quarter of the first cycle three rows in four hold tables of two columns (people with
 people or with their family names, or words of one kind or two that have many words) whose rows are read again in any
 order, and nothing else: copying from wherever a word stood before is found late otherwise, because few words of a
-sentence are copies. With kinds of few words, or with one kind in each column, heads learnt to look at the previous
-token and no induction within a cycle.
+sentence are copies. With kinds of few words no induction was learnt in the 1,300 steps that were tried, with one kind
+in each column in none of 4,000.
 
 Training begins from weights that make it easier still (`jaxinterp.training.mimetic_init`): positions are sinusoids in a
 quarter of the dimensions, heads of the first layer look nearby, and those of the others for the same word. From weights

@@ -4,7 +4,18 @@ from itertools import islice, pairwise, permutations
 import numpy as np
 import pytest
 
-from jaxinterp.tasks.english import arguments, biographies, greater_than, indirect_objects, reflexives, word_tokenizer
+from jaxinterp.tasks.english import (
+    agreement,
+    arguments,
+    biographies,
+    facts_about,
+    greater_than,
+    indirect_objects,
+    interleaved_successions,
+    nesting,
+    reflexives,
+    word_tokenizer,
+)
 from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.agreement import STRUCTURES
 from jaxinterp.tasks.english.arguments import MARKS
@@ -105,6 +116,23 @@ def test_reflexives_have_pairs_of_their_own():
     }
     assert len(asked) > 50
     assert not seen & asked
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        agreement, arguments, facts_about, greater_than, indirect_objects, interleaved_successions, nesting, reflexives,
+    ],
+    ids=lambda task: task.__name__,
+)  # fmt: skip
+def test_held_out_prompts_are_never_answered_in_training(texts, task):
+    def beginnings(text):
+        split = text.split()
+        return {" ".join(split[:n]) for n in range(1, len(split) + 1)}
+
+    seen = set().union(*map(beginnings, texts))
+    answered = {f"{pair.clean} {pair.correct}" for pair in task(1000, seed=1, split="held_out")}
+    assert not seen & answered
 
 
 FORMS = {
