@@ -63,9 +63,9 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ SUBJECT NEAR ADJ A of the PERSON",
         ),
         "held_out": (
-            "ADJ SUBJECT ADVERB NEAR ADJ A in LAND",
-            "ADJ SUBJECT NEAR ADJ A of CITY",
-            "ADJ SUBJECT NEAR ADJ A NEAR ADJ B of CITY ADDED",
+            "ADJ SUBJECT ADVERB NEAR ADJ A HOME",
+            "ADJ SUBJECT NEAR ADJ A HOME",
+            "ADJ SUBJECT NEAR ADJ A NEAR ADJ B HOME",
         ),
     },
     "across_rc": {
@@ -88,9 +88,9 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ SUBJECT that ADJ A SEES at the PLACE",
         ),
         "held_out": (
-            "ADJ SUBJECT that ADVERB CHASED ADJ A of CITY",
-            "ADJ SUBJECT ADJ A ADVERB SEES in LAND",
-            "ADJ SUBJECT that CHASED ADJ A and ADJ B in LAND",
+            "ADJ SUBJECT that ADVERB CHASED ADJ A HOME",
+            "ADJ SUBJECT ADJ A ADVERB SEES HOME",
+            "ADJ SUBJECT that CHASED ADJ A and ADJ B HOME",
         ),
     },
     "within_rc": {
@@ -112,9 +112,9 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ A that CHASED ADJ B that ADJ SUBJECT",
         ),
         "held_out": (
-            "ADJ A that ADJ SUBJECT of CITY",
-            "ADJ A that ADJ SUBJECT ADVERB in LAND",
-            "ADJ A NEAR ADJ B ADJ SUBJECT of CITY",
+            "ADJ A that ADJ SUBJECT HOME",
+            "ADJ A that ADJ SUBJECT ADVERB HOME",
+            "ADJ A NEAR ADJ B ADJ SUBJECT HOME",
         ),
     },
 }
@@ -130,6 +130,7 @@ RULES = PHRASES | grammar(
         "ADJ": (*("the",) * 5, "the QUALITY", "the VQUALITY", "the COLOR"),
         "NEAR": ("near", "behind", "beside", "next to", "in front of", "with", "across from", "by", "opposite"),
         "CHASED": ("saw", "chased", "followed", "knew", "found", "liked", "met", "heard"),
+        "HOME": ("of CITY", "in LAND", "of CITY in LAND", "of CITY ADDED", "in LAND ADDED"),
         "ADDED": (", of course ,", ", as they say ,", ", it seems ,"),
     }
 )
