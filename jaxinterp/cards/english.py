@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 from tokenizers import Tokenizer
 
-from jaxinterp.cards.card import Card, Measure, loss_figure, mean, proportion, training_text
+from jaxinterp.cards.card import Card, Measure, loss_figure, mean, proportion, ratio, training_text
 from jaxinterp.cards.linear import fit_logistic
+from jaxinterp.cards.reader import CHUNK, Reader
 from jaxinterp.cards.shortcuts import gate
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
@@ -23,7 +24,7 @@ from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.agreement import agreement
 from jaxinterp.tasks.english.arguments import arguments
 from jaxinterp.tasks.english.biographies import Biography, biographies
-from jaxinterp.tasks.english.corpus import HELD_OUT_OFFSET, batch, documents
+from jaxinterp.tasks.english.corpus import HELD_OUT_OFFSET, batch
 from jaxinterp.tasks.english.documents import MECHANISMS
 from jaxinterp.tasks.english.facts import RELATIONS, facts_about
 from jaxinterp.tasks.english.greater_than import greater_than
@@ -34,9 +35,6 @@ from jaxinterp.tasks.english.successions import interleaved_successions
 from jaxinterp.tasks.pairs import PromptPair
 from jaxinterp.tasks.splits import Split
 from jaxinterp.training import TrainingRecord
-
-#: Prompts, or rows, that the model reads at once.
-CHUNK = 100
 
 #: Longer prompts, of which there are a few, would leave no room for text before them.
 LONGEST = 114
@@ -125,7 +123,7 @@ def card(
         )
     if model.config.n_ctx < 128:
         raise ValueError(f"expected a model with a context of 128 words, got {model.config.n_ctx}")
-    reader = _Reader(model, params, tokenizer, seed)
+    reader = Reader(model, params, tokenizer, seed)
     pairs = {name: each.prompts(n, seed=seed, split="held_out") for name, each in EVALUATIONS.items()}
     differences = {name: reader.differences(each) for name, each in pairs.items()}
     classic = indirect_objects(n, seed=seed, split="held_out")
@@ -187,68 +185,6 @@ def _subject(pair: PromptPair) -> str:
     return " ".join([*words[last - 2 : last + 1], pair.correct])
 
 
-class _Reader:
-    """Runs prompts behind other text, so that they begin at an offset at which no training text of a task begins."""
-
-    def __init__(self, model: Transformer, params: Params, tokenizer: Tokenizer, seed: int) -> None:
-        self.model, self.params, self.tokenizer = model, params, tokenizer
-        self.ids = tokenizer.get_vocab()
-        filler = documents((seed, 7), mechanisms=("filler", "tense", "pronoun", "counting"))
-        self.before: list[int] = []
-        while len(self.before) < 20_000:
-            self.before += [self.ids["<bos>"], *(self.ids[word] for word in next(filler).split())]
-        self.seed = seed
-        self.apply = jax.jit(lambda params, tokens: model.apply(params, tokens)[0])
-        middle = model.config.n_layers // 2
-        self.hidden = jax.jit(
-            lambda params, tokens: model.apply(params, tokens, capture=("resid_post",))[1]["resid_post"][middle]
-        )
-
-    def rows(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(tokens int32[text, n_ctx], where each text begins, its last position)."""
-        n_ctx = self.model.config.n_ctx
-        rng = np.random.default_rng(self.seed)
-        tokens = np.full((-(-len(texts) // CHUNK) * CHUNK, n_ctx), self.ids["<pad>"], np.int32)
-        starts, ends = np.zeros(len(texts), int), np.zeros(len(texts), int)
-        for row, text in enumerate(texts):
-            own = self.tokenizer.encode(text).ids
-            room = (n_ctx - len(own) - HELD_OUT_OFFSET) // 8
-            if room < 0:
-                raise ValueError(f"{len(own)} words leave no room for the text before: {text!r}")
-            starts[row] = HELD_OUT_OFFSET + 8 * int(rng.integers(min(room, 4) + 1))
-            at = int(rng.integers(len(self.before) - starts[row]))
-            whole = [*self.before[at : at + starts[row]], *own]
-            tokens[row, : len(whole)] = whole
-            ends[row] = len(whole) - 1
-        return tokens, starts, ends
-
-    def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Of the word after each text, float32[text, vocab]."""
-        tokens, _, ends = self.rows(texts)
-        chunks = (tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK))
-        each = [np.asarray(self.apply(self.params, chunk)) for chunk in chunks]
-        return np.concatenate(each)[np.arange(len(texts)), ends]
-
-    def differences(self, pairs: Sequence[PromptPair]) -> np.ndarray:
-        """The right answer's logit less the other's, float32[pair], in nats."""
-        logits = self.logits([pair.clean for pair in pairs])
-        right, wrong = (np.array([self.ids[getattr(pair, side)] for pair in pairs]) for side in ("correct", "wrong"))
-        rows = np.arange(len(pairs))
-        return logits[rows, right] - logits[rows, wrong]
-
-    def pooled(self, texts: Sequence[str]) -> np.ndarray:
-        """The stream in the middle of the model, a mean over each text's words: float32[text, d_model]."""
-        tokens, starts, ends = self.rows(texts)
-        means = []
-        for i in range(0, len(texts), CHUNK):
-            part = slice(i, min(i + CHUNK, len(texts)))
-            hidden = np.asarray(self.hidden(self.params, tokens[i : i + CHUNK]))
-            columns = np.arange(tokens.shape[1])
-            inside = (columns > starts[part, None]) & (columns <= ends[part, None])
-            means.append((hidden[: len(inside)] * inside[..., None]).sum(axis=1) / inside.sum(axis=1)[:, None])
-        return np.concatenate(means)
-
-
 def _median_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of a median, from the order statistics."""
     low, high = stats.binom.ppf([0.025, 0.975], len(values), 0.5).astype(int)
@@ -256,7 +192,7 @@ def _median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
-def _greater_than(reader: _Reader, pairs: Sequence[PromptPair]) -> tuple[list[Measure], np.ndarray]:
+def _greater_than(reader: Reader, pairs: Sequence[PromptPair]) -> tuple[list[Measure], np.ndarray]:
     """(measures; probability by distance from the first year, mean[-20 ... 20])."""
     logits = reader.logits([pair.clean for pair in pairs]).astype(np.float64)
     log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
@@ -295,17 +231,11 @@ def _repeated(
     bos = np.full((rows, 1), tokenizer.token_to_id("<bos>"))
     losses = _losses(model, params, np.concatenate([bos, first, first], axis=1).astype(np.int32))
     each = losses[:, :block].mean(axis=1), losses[:, block:].mean(axis=1)
-    resampled = stats.bootstrap(
-        each, lambda a, b, axis: b.mean(axis=axis) / a.mean(axis=axis), paired=True, vectorized=True,
-        rng=np.random.default_rng(seed), n_resamples=2000,
-    ).confidence_interval  # fmt: skip
-    ratio = float(each[1].mean() / each[0].mean())
+    share, low, high = (float(number) for number in ratio(each[1], each[0], seed=seed))
     return [
         mean("loss on the first block", each[0]),
         mean("loss on the second", each[1]),
-        Measure(
-            "second / first", ratio, float(resampled.low), float(resampled.high), rows, "", "≤ 0.25", ratio <= 0.25
-        ),
+        Measure("second / first", share, low, high, rows, "", "≤ 0.25", share <= 0.25),
     ], losses.mean(axis=0)
 
 
@@ -326,7 +256,7 @@ def _text_losses(model: Transformer, params: Params, tokenizer: Tokenizer, split
     return _losses(model, params, rows).mean(axis=1)
 
 
-def _probes(reader: _Reader, seed: int, *, n: int = 2000) -> list[Measure]:
+def _probes(reader: Reader, seed: int, *, n: int = 2000) -> list[Measure]:
     """SHIFT's preconditions: what a probe learns where gender tells the profession, and where it does not."""
 
     def labels(of: Sequence[Biography]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from matplotlib.figure import Figure
-from scipy import stats
 from tokenizers import Tokenizer
 
-from jaxinterp.cards.card import Card, Measure, loss_figure, mean, training_text
+from jaxinterp.cards.card import Card, Measure, loss_figure, mean, ratio, training_text
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.tasks.ngrams import fit_ngrams, ngram_losses
@@ -295,25 +294,10 @@ def file_mean(
     if len(sums) < 2:
         raise ValueError(f"an interval needs tokens in at least two files, got {len(sums)}")
 
-    def ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
-        return sums.sum(axis) / counts.sum(axis)
-
-    with np.errstate(invalid="ignore"):  # a draw of short files may leave the last positions without tokens
-        value = ratio(sums, counts, 0)
-        interval = stats.bootstrap(
-            (sums, counts),
-            ratio,
-            axis=0,
-            paired=True,
-            vectorized=True,
-            n_resamples=2000,
-            batch=200,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
+    value, low, high = ratio(sums, counts, seed=seed)
     if bins is None:
-        return value[0], interval.low[0], interval.high[0], len(sums)
-    return value, interval.low, interval.high, len(sums)
+        return value[0], low[0], high[0], len(sums)
+    return value, low, high, len(sums)
 
 
 def _chunks(rows: np.ndarray) -> list[jax.Array]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxinterp.cards import english
-from jaxinterp.cards.english import EVALUATIONS, FACTS, _gate, _greater_than, _median_interval, _Reader, _subject
+from jaxinterp.cards.english import EVALUATIONS, FACTS, _gate, _greater_than, _median_interval, _subject
 from jaxinterp.cards.make import make_card
+from jaxinterp.cards.reader import Reader
 from jaxinterp.io.load import load
 from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.corpus import HELD_OUT_OFFSET
@@ -17,7 +18,7 @@ from jaxinterp.tasks.english.greater_than import greater_than
 
 @pytest.fixture(scope="module")
 def reader():
-    return _Reader(*load("english"), 0)
+    return Reader(*load("english"), 0)
 
 
 def test_prompts_stand_at_the_held_out_offset_behind_other_text(reader):
