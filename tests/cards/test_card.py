@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxinterp.cards.card import Card, Measure, check_folder, proportion
+from jaxinterp.cards.card import Card, Measure, check_folder, proportion, ratio
 from jaxinterp.cards.make import make_card
 from jaxinterp.cli import main
 
@@ -55,3 +55,15 @@ def test_what_was_written_by_hand_ends_the_card(tmp_path):
         make_card("brackets", n=0)
     with pytest.raises(ValueError, match="no model of attention alone"):
         make_card("induction", "english")
+
+
+def test_a_ratio_of_sums_has_the_interval_of_a_large_sample():
+    rng = np.random.default_rng(0)
+    under = rng.uniform(1, 3, (400, 2))
+    over = under * [0.5, 2.0] + rng.normal(0, [0.1, 0.4], (400, 2))
+    value, low, high = ratio(over, under)
+    np.testing.assert_allclose(value, over.sum(0) / under.sum(0))
+    spread = (over - value * under).std(0) / under.mean(0) / 20
+    np.testing.assert_allclose((high - low) / (2 * 1.96 * spread), 1, rtol=0.1)
+    assert (low < value).all()
+    assert (value < high).all()

@@ -21,7 +21,7 @@ from jaxinterp.tasks.english.agreement import STRUCTURES
 from jaxinterp.tasks.english.arguments import MARKS
 from jaxinterp.tasks.english.biographies import SENTENCES
 from jaxinterp.tasks.english.corpus import EVALUATED, HELD_OUT_OFFSET, batch, documents, words
-from jaxinterp.tasks.english.documents import MECHANISMS
+from jaxinterp.tasks.english.documents import _KINDS, MECHANISMS
 from jaxinterp.tasks.english.facts import TEMPLATES as FACTS
 from jaxinterp.tasks.english.greater_than import TEMPLATES as YEARS
 from jaxinterp.tasks.english.indirect_objects import OPENINGS, name_pairs
@@ -49,6 +49,10 @@ def test_every_mechanism_makes_texts_of_both_splits(mechanism):
     for split in ("train", "held_out"):
         for text in islice(documents(1, split=split, mechanisms=(mechanism,)), 20):
             assert known.issuperset(text.split())
+
+
+def test_kinds_of_words_in_tables_are_of_forty_words_and_more():
+    assert min(len(set(kind)) for kind in _KINDS) >= 40
 
 
 def test_mechanisms_are_many_and_few_are_common():
@@ -88,7 +92,6 @@ def first_and_family_name(text):
 @pytest.mark.parametrize(
     ("mechanism", "held_out", "combination"),
     [
-        ("arguments", arguments, arguments_that_follow),
         ("greater_than", greater_than, event_and_year),
         ("biography", biographies, first_and_family_name),
     ],
@@ -97,15 +100,20 @@ def test_combinations_that_are_held_out_are_in_no_training_text(mechanism, held_
     texts = islice(documents(4, mechanisms=(mechanism,)), 5000)
     seen = set().union(*map(combination, texts))
     drawn = held_out(1000, seed=1, split="held_out")
-    if mechanism == "arguments":
-        asked = {(p.clean.split()[p.positions["BEFORE"]], p.correct) for p in drawn}
-    else:
-        asked = set().union(*(combination(each.clean if hasattr(each, "clean") else each.text) for each in drawn))
+    asked = set().union(*(combination(each.clean if hasattr(each, "clean") else each.text) for each in drawn))
     assert len(asked) > 50
     assert not seen & asked
-    fresh = held_out(1000, seed=1)
-    known = {(p.clean.split()[p.positions["BEFORE"]], p.correct) for p in fresh} if mechanism == "arguments" else set()
-    assert mechanism != "arguments" or known <= seen, "training text has the others"
+
+
+def test_arguments_that_follow_each_other_in_held_out_prompts_do_so_in_no_training_text():
+    seen = set().union(*map(arguments_that_follow, islice(documents(4, mechanisms=("arguments",)), 5000)))
+    asked = {
+        split: {(p.clean.split()[p.positions["BEFORE"]], p.correct) for p in arguments(1000, seed=1, split=split)}
+        for split in ("train", "held_out")
+    }
+    assert len(asked["held_out"]) > 50
+    assert not seen & asked["held_out"]
+    assert asked["train"] <= seen, "training text has the others"
 
 
 def test_reflexives_have_pairs_of_their_own():

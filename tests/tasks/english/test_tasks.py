@@ -106,6 +106,16 @@ def test_whoever_is_asked_about_goes_on_or_repeats():
     assert kinds == {True, False}
 
 
+def test_who_goes_on_from_which_item_is_in_one_split_only():
+    drawn = {}
+    for split in ("train", "held_out"):
+        prompts = [(p.clean.split(), p.positions) for p in interleaved_successions(3000, seed=0, split=split)]
+        asked = {(words[at["ASKED"]], words[at["FIRST"]], words[at["LAST"]]) for words, at in prompts}
+        drawn[split] = {(person, first) for person, first, last in asked if first != last}
+    assert len(drawn["held_out"]) > 100
+    assert drawn["train"].isdisjoint(drawn["held_out"])
+
+
 def test_brackets_close_from_the_inside():
     for pair in nesting(200, seed=0):
         words = pair.clean.split()
