@@ -14,7 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import optax.contrib
 import orbax.checkpoint as ocp
+from optax.contrib import MuonDimensionNumbers
 from tqdm import tqdm
 
 from jaxinterp.model.params import Params
@@ -81,18 +83,53 @@ def adamw(steps: int, learning_rate: float, *, warmup: int = 200, weight_decay: 
       >>> from jaxinterp.training import adamw
       >>> state = adamw(1000, 2e-3).init(params)
     """
+    decay = optax.adamw(_schedule(steps, learning_rate, warmup), b2=0.98, weight_decay=weight_decay, mask=_is_matrix)
+    return optax.chain(optax.clip_by_global_norm(1.0), decay)
+
+
+#: What each matrix between activations reads and writes, as axes: heads side by side are one matrix, layers are many.
+_READ_AND_WRITTEN = {
+    **dict.fromkeys(("W_Q", "W_K", "W_V"), MuonDimensionNumbers((2,), (1, 3))),
+    "W_O": MuonDimensionNumbers((1, 2), (3,)),
+    **dict.fromkeys(("W_in", "W_gate", "W_out"), MuonDimensionNumbers((1,), (2,))),
+}
+
+#: The spread of Muon's steps, in learning rates: at the rate of AdamW for the embeddings, about that of Jordan's runs.
+_MUON_SPREAD = 0.6
+
+
+def muon(steps: int, learning_rate: float, *, warmup: int = 200, weight_decay: float = 0.05) -> Any:
+    """Muon for the matrices between activations, and for all else `adamw` with Nesterov's momentum, as Muon has it.
+
+    A step moves such a matrix equally in all directions of its momentum (Jordan et al. 2024,
+    kellerjordan.github.io/posts/muon), by a spread that does not depend on its shape (Liu et al. 2025, arXiv
+    2502.16982): `0.6 * learning_rate`. Schedule, clipping and decay are those of `adamw`.
+
+    Raises:
+      ValueError: fewer steps than one.
+
+    Example:
+      >>> from jaxinterp.training import muon
+      >>> state = muon(1000, 2e-3).init(params)
+    """
+    decay = optax.contrib.muon(
+        _schedule(steps, learning_rate, warmup), weight_decay=weight_decay, weight_decay_mask=_is_matrix, adam_b2=0.98,
+        adam_weight_decay=weight_decay, consistent_rms=_MUON_SPREAD,
+        muon_weight_dimension_numbers=lambda params: {name: _READ_AND_WRITTEN.get(name) for name in params},
+    )  # fmt: skip
+    return optax.chain(optax.clip_by_global_norm(1.0), decay)
+
+
+def _schedule(steps: int, learning_rate: float, warmup: int) -> optax.Schedule:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    schedule = optax.warmup_cosine_decay_schedule(
+    return optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, min(warmup, max(1, steps // 10)), steps, end_value=learning_rate / 10
     )
 
-    def is_matrix(params: Params) -> dict[str, bool]:
-        return {name: name.startswith("W_") for name in params}
 
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=weight_decay, mask=is_matrix)
-    )
+def _is_matrix(params: Params) -> dict[str, bool]:
+    return {name: name.startswith("W_") for name in params}
 
 
 def scaled_init(model: Transformer, seed: int) -> Params:

@@ -21,7 +21,7 @@ from jaxinterp.io import checkpoints
 from jaxinterp.tasks.english.corpus import batch
 from jaxinterp.tasks.english.documents import MECHANISMS
 from jaxinterp.tasks.english.tokenizer import word_tokenizer
-from jaxinterp.training import TrainingRecord, adamw, mimetic_init, train
+from jaxinterp.training import TrainingRecord, mimetic_init, muon, train
 
 #: Copying from wherever a word stood before is slow to be found in sentences, where few words are copies, and lists
 #: that are read twice in one order are copied by counting. Pairs that are read again in any order come first: three
@@ -94,7 +94,7 @@ def main() -> None:
 
         folder.mkdir(parents=True, exist_ok=True)
         params, record = train(
-            loss, params, rows, adamw(args.steps, 2e-3, warmup=100), steps=args.steps, seed=args.seed + before,
+            loss, params, rows, muon(args.steps, 2e-3, warmup=100), steps=args.steps, seed=args.seed + before,
             settings=settings, folder=folder,
             save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
         )  # fmt: skip
