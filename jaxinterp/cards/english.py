@@ -371,19 +371,19 @@ receivers may be nameless, or somebody's sister.
 
     python models/english/train.py            # trains, saves, writes this card
 
-AdamW (β₂ 0.98, weight decay 0.05 on matrices), gradient norm clipped at 1. In each cycle the learning rate has 100
-steps of warmup to 2e-3 and then a cosine to 2e-4; the weights after each cycle are kept, as float16, and are what the
-next one begins with. In the first quarter of the first cycle three rows in four hold tables of two columns (people with
-people or with their family names, or words of one kind or two that have many words) whose rows are read again in any
-order, and nothing else: copying from wherever a word stood before is found late otherwise, because few words of a
-sentence are copies. With kinds of few words no induction was learnt in the 1,300 steps that were tried, with one kind
-in each column in none of 4,000.
+Muon for the matrices between activations and AdamW (β₂ 0.98) for embeddings, biases and norms
+(`jaxinterp.training.muon`), weight decay 0.05 on matrices, gradient norm clipped at 1. In each cycle the learning rate
+has 100 steps of warmup to 2e-3 and then a cosine to 2e-4; the weights after each cycle are kept, as float16, and are
+what the next one begins with. In the first quarter of the first cycle three rows in four hold tables of two columns
+(people with people or with their family names, or words of one kind or two that have many words) whose rows are read
+again in any order, and nothing else: copying from wherever a word stood before is found late otherwise, because few
+words of a sentence are copies.
 
 Training begins from weights that make it easier still (`jaxinterp.training.mimetic_init`): positions are sinusoids in a
 quarter of the dimensions, heads of the first layer look nearby, and those of the others for the same word. From weights
-without this structure nothing was copied from where it stood before after 1,000 steps, and on indirect objects the
-model stayed at chance. Flags: `--cycles --steps --seed --batch --attn-dropout --save-every --folder --cases`. Weights
-along the way go to `snapshots/`.
+without this structure, with AdamW for all, nothing was copied from where it stood before after 1,000 steps, and on
+indirect objects the model stayed at chance. Flags: `--cycles --steps --seed --batch --attn-dropout --save-every
+--folder --cases`. Weights along the way go to `snapshots/`.
 
 {training_text(record)}
 
