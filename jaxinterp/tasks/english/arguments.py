@@ -13,11 +13,11 @@ from jaxinterp.tasks.grammar import compose, fill, grammar
 from jaxinterp.tasks.pairs import PromptPair, draw_pairs
 from jaxinterp.tasks.splits import Split, cell_split
 
-#: How a parameter is announced.
+#: How a parameter is announced: in training text by any of many words, so that none of them says what comes next.
 MARKS: Mapping[Split, tuple[str, ...]] = {
     "train": (
         *(": param", "; argument", "- the value"),
-        *(f"{mark} {word}" for mark in (":", ";", "-", "[", ">", "the") for word in ("word", "sign", "list")),
+        *(f"{sign} {word}" for sign in (":", ";", "-", "[", ">", "the") for word in ("word", "sign", *v.OBJECTS)),
     ),
     "held_out": ("* parameter",),
 }

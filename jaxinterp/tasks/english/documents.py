@@ -75,6 +75,7 @@ MECHANISMS = (
     "passage_twice",
     "agreement",
     "list_twice",
+    "pairs_again",
     "biography",
     "interleaved_succession",
     "greater_than",
@@ -220,6 +221,15 @@ def _answered(draw: Callable) -> Callable[[Chooser, Split], list[str]]:
     return document
 
 
+def _greater_than(choose: Chooser, split: Split) -> list[str]:
+    """Up to three sentences: what year came before says nothing about when the next event ends."""
+    text: list[str] = []
+    for _ in range(choose((1, 2, 3))):
+        pair = draw_greater_than(choose, split)
+        text += [*pair.clean.split(), pair.correct, *expand("CLOSE", RULES, choose)]
+    return text
+
+
 def _arguments(choose: Chooser, split: Split) -> list[str]:
     pair = draw_arguments(choose, split)
     return [*pair.clean.split(), pair.correct, ":", *expand("ABOUT", ARGUMENTS_RULES, choose), "."]
@@ -272,7 +282,7 @@ def _list_twice(choose: Chooser, split: Split) -> list[str]:
 
 
 def _pairs_again(choose: Chooser, split: Split) -> list[str]:
-    """A table of two columns and up to six rows that are read two to four times in any order: not in texts.
+    """A table of two columns and up to six rows that are read two to four times in any order.
 
     People with their family names, people with people, or words of one kind or two, either of which may stand in either
     column. Which word comes after the first of a row can be told from where the row stood before, and in no other way.
@@ -356,7 +366,7 @@ _DRAW: Mapping[str, Callable[[Chooser, Split], list[str]]] = {
     "pairs_again": _pairs_again,
     "biography": _biography,
     "interleaved_succession": _answered(draw_tracks),
-    "greater_than": _answered(draw_greater_than),
+    "greater_than": _greater_than,
     "full_name": _full_name,
     "succession": _succession,
     "nesting": _nesting,
