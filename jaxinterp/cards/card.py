@@ -59,8 +59,8 @@ def proportion(
 ) -> Measure:
     """A proportion with its Wilson interval, against a bar if one is given.
 
-    Where cases are of `groups` (one label each) that are right or wrong together, the interval is a bootstrap's over
-    groups, and `n` is how many there are.
+    Where cases are of `groups` (one label each) that are right or wrong together, they count for as many independent
+    ones as have the proportion's variance over groups, at least one for each group; `n` is how many groups there are.
 
     Example:
       >>> from jaxinterp.cards.card import proportion
@@ -76,7 +76,12 @@ def proportion(
         _, codes = np.unique(np.asarray(groups), return_inverse=True)
         counts = np.bincount(codes)
         n = len(counts)
-        _, low, high = ratio(np.bincount(codes, weights=hits), counts)
+        misses = np.bincount(codes, weights=hits - value)
+        variance = (misses**2).sum() / len(hits) ** 2 * n / max(n - 1, 1)
+        worth = np.clip(value * (1 - value) / variance if variance else n, n, len(hits))
+        middle = stats.norm.ppf(0.975) ** 2 / worth
+        half = np.sqrt(middle * (value * (1 - value) + middle / 4))
+        low, high = ((value + middle / 2 + side * half) / (1 + middle) for side in (-1, 1))
     return Measure(name, value, float(low), float(high), n, "%", *_bar(value, at_least, at_most, "%"))
 
 

@@ -6,6 +6,7 @@ run again. Checkpoints of the one in flight lie in its `training/`, weights alon
 """
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from jaxinterp.tasks.english.tokenizer import word_tokenizer
 from jaxinterp.training import TrainingRecord, mimetic_init, muon, train
 
 #: Copying from wherever a word stood before is slow to be found in sentences, where few words are copies, and lists
-#: that are read twice in one order are copied by counting. Pairs that are read again in any order come first: three
-#: rows in four of these steps, a share of all.
+#: that are read twice in one order are copied by counting. Names of two words that are read again in any order come
+#: first: three rows in four of these steps, a share of the first cycle.
 COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 
 #: How many made the weights that are here. A cycle is about an hour on two idle cores.
@@ -53,8 +54,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the model goes")
     parser.add_argument("--cases", type=int, default=CASES["english"], help="prompts of each task in the card")
     args = parser.parse_args()
-    if args.cycles < 1:
-        parser.error(f"--cycles must be at least 1, got {args.cycles}")
+    for name in ("cycles", "steps", "batch", "save_every"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if args.seed < 0:
+        parser.error(f"--seed must not be negative, got {args.seed}")
+    if not 0 <= args.attn_dropout < 1:
+        parser.error(f"--attn-dropout must be at least 0 and less than 1, got {args.attn_dropout}")
     if args.cases < 8 or args.cases % 4:
         parser.error(f"--cases must be a multiple of 4, and at least 8, got {args.cases}")
 
@@ -71,19 +77,27 @@ def main() -> None:
         logits, _ = model.apply(params, rows[:, :-1], key=dropout, unroll=config.n_layers)
         return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]).mean()
 
-    settings = {"seed": args.seed, "batch": args.batch, "attn_dropout": args.attn_dropout}
+    def rows(step: int) -> np.ndarray:
+        """The batch of a step, counted through all cycles."""
+        copies = 3 * args.batch // 4 if step < COPYING_SHARE * args.steps else 0
+        sizes = ((copies, COPYING), (args.batch - copies, MECHANISMS))
+        how = {"seed": args.seed, "n_ctx": config.n_ctx}
+        return np.concatenate([batch(ids, step, size=n, mechanisms=kinds, **how) for n, kinds in sizes])
+
+    # A cycle that another text trained is not one of this run: both kinds of batches are in the hash.
+    text = hashlib.blake2b(b"".join(rows(step).tobytes() for step in (*range(4), *range(args.steps, args.steps + 40))))
+    settings = {
+        "seed": args.seed,
+        "batch": args.batch,
+        "attn_dropout": args.attn_dropout,
+        "text": text.hexdigest()[:16],
+    }
 
     def save(folder: Path, params: Any) -> None:
         checkpoints.save(folder, model, params, tokenizer, stored_as="float16")
 
     def run_cycle(number: int, folder: Path, params: Any) -> None:
         before = (number - 1) * args.steps
-
-        def rows(step: int) -> np.ndarray:
-            copies = 3 * args.batch // 4 if before + step < COPYING_SHARE * args.steps else 0
-            sizes = ((copies, COPYING), (args.batch - copies, MECHANISMS))
-            how = {"seed": args.seed, "n_ctx": config.n_ctx}
-            return np.concatenate([batch(ids, before + step, size=n, mechanisms=kinds, **how) for n, kinds in sizes])
 
         def look(step: int, params: Any) -> None:
             if before + step in SNAPSHOTS:
@@ -94,8 +108,8 @@ def main() -> None:
 
         folder.mkdir(parents=True, exist_ok=True)
         params, record = train(
-            loss, params, rows, muon(args.steps, 2e-3, warmup=100), steps=args.steps, seed=args.seed + before,
-            settings=settings, folder=folder,
+            loss, params, lambda step: rows(before + step), muon(args.steps, 2e-3, warmup=100), steps=args.steps,
+            seed=args.seed + before, settings=settings, folder=folder,
             save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
         )  # fmt: skip
         record.write(folder)

@@ -101,8 +101,8 @@ def test_the_gate_is_fitted_to_training_prompts_and_scored_on_others(monkeypatch
     monkeypatch.setattr(type(EVALUATIONS[FACTS]), "prompts", prompts)
     monkeypatch.setattr(english, "gate", lambda scored, trained, nouns: {"bag of words": 0.6, "last noun": 0.5})
     measures = _gate({FACTS: ["scored"]}, 200, seed=0)
-    assert drawn == [(200 * english.FITTED, "train")]
-    assert [measure.held for measure in measures] == [False, True]
+    assert drawn == [(200 * times, split) for split, times in english.FITTED.items()]
+    assert [measure.held for measure in measures] == [False, True] * 2
     assert measures[0].low < 0.6 < measures[0].high
 
 

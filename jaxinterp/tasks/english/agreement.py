@@ -18,7 +18,7 @@ from jaxinterp.tasks.grammar import compose, fill, grammar
 from jaxinterp.tasks.pairs import PromptPair, draw_pairs
 from jaxinterp.tasks.splits import Split, cell_split, check_split
 
-#: Which opening announces which verb, in both numbers; "does" stands for what the subject itself does.
+#: Which opening announces which verb, in both numbers; "does" stands for any that asks for no object.
 VERBS = {"NOW": ("is", "are"), "THEN": ("was", "were"), "SINCE": ("has", "have"), "OFTEN": ("does", "do")}
 
 #: Verbs that ask for an object: they agree with the subject of a relative clause.
@@ -33,8 +33,8 @@ SEES = (
     ("hears", "hear"),
 )
 
-#: Structure -> its noun phrases, the verb comes next. A and B are attractors; those of "held_out" stand in no training
-#: text, and end in a noun that has no part in it, for the last noun must tell nothing. Only what says nothing about
+#: Structure -> its noun phrases, the verb comes next. A and B are attractors; those of "held_out" are in no training
+#: text, and end in something that has no part in it, for the last noun must tell nothing. Only what says nothing about
 #: the subject's number may stand between it and its verb: a relative clause about the subject is in the past tense, one
 #: with a subject of its own agrees with that.
 STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
@@ -45,8 +45,10 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ SUBJECT ADDED",
             "ADJ SUBJECT in LAND",
             "ADJ SUBJECT at SPOT",
+            "ADJ SUBJECT ADVERB ADDED",
+            "ADJ SUBJECT of CITY",
         ),
-        "held_out": ("ADJ SUBJECT ADVERB ADDED", "ADJ SUBJECT of CITY"),
+        "held_out": ("ADJ SUBJECT ADDED of CITY", "ADJ SUBJECT of CITY at SPOT"),
     },
     "across_pp": {
         "train": (
@@ -61,11 +63,14 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ SUBJECT NEAR ADJ A and NEAR ADJ B",
             "ADJ SUBJECT NEAR ADJ A that CHASED ADJ B",
             "ADJ SUBJECT NEAR ADJ A of the PERSON",
-        ),
-        "held_out": (
             "ADJ SUBJECT ADVERB NEAR ADJ A HOME",
             "ADJ SUBJECT NEAR ADJ A HOME",
             "ADJ SUBJECT NEAR ADJ A NEAR ADJ B HOME",
+        ),
+        "held_out": (
+            "ADJ SUBJECT of CITY NEAR ADJ A HOME",
+            "ADJ SUBJECT NEAR ADJ A and ADJ B HOME",
+            "ADJ SUBJECT NEAR ADJ A ADDED NEAR ADJ B HOME",
         ),
     },
     "across_rc": {
@@ -92,11 +97,14 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ SUBJECT NEAR ADJ B that ADJ A SEES",
             "ADJ SUBJECT that CHASED ADJ A that CHASED ADJ B",
             "ADJ SUBJECT that ADJ A SEES at SPOT",
-        ),
-        "held_out": (
             "ADJ SUBJECT that ADVERB CHASED ADJ A HOME",
             "ADJ SUBJECT ADJ A ADVERB SEES HOME",
             "ADJ SUBJECT that CHASED ADJ A and ADJ B HOME",
+        ),
+        "held_out": (
+            "ADJ SUBJECT of CITY that CHASED ADJ A HOME",
+            "ADJ SUBJECT ADJ A in LAND CHASED HOME",
+            "ADJ SUBJECT that ADJ A NEAR ADJ B CHASED HOME",
         ),
     },
     "within_rc": {
@@ -107,7 +115,7 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ A NEAR ADJ B that ADJ SUBJECT",
             "ADJ A ADJ SUBJECT NEAR ADJ B",
             "ADJ A that ADJ SUBJECT ADDED",
-            "ADJ A that ADJ SUBJECT in LAND",
+            "ADJ A that ADJ SUBJECT at SPOT",
             "ADJ A ADJ SUBJECT at SPOT",
             "ADJ A at SPOT ADJ SUBJECT",
             "ADJ A near SPOT ADJ SUBJECT",
@@ -116,11 +124,14 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
             "ADJ A in LAND that ADJ SUBJECT",
             "ADJ A of the PERSON that ADJ SUBJECT NEAR ADJ B",
             "ADJ A that CHASED ADJ B that ADJ SUBJECT",
-        ),
-        "held_out": (
             "ADJ A that ADJ SUBJECT HOME",
             "ADJ A that ADJ SUBJECT ADVERB HOME",
             "ADJ A NEAR ADJ B ADJ SUBJECT HOME",
+        ),
+        "held_out": (
+            "ADJ A of CITY that ADJ SUBJECT HOME",
+            "ADJ A ADJ SUBJECT ADVERB HOME",
+            "ADJ A NEAR ADJ B that ADJ SUBJECT HOME",
         ),
     },
 }
@@ -137,28 +148,45 @@ RULES = PHRASES | grammar(
         "NEAR": ("near", "behind", "beside", "next to", "in front of", "with", "across from", "by", "opposite"),
         "CHASED": ("saw", "chased", "followed", "knew", "found", "liked", "met", "heard"),
         "SPOT": ("the PLACE", "the PLACE", "the PLACE of CITY", "the PLACE in LAND", "the PLACE of CITY in LAND"),
-        "HOME": ("of CITY", "in LAND", "of CITY in LAND", "of CITY ADDED", "in LAND ADDED"),
+        # From two words to fifteen: no place from the end tells the number of what is often there.
+        "HOME": (
+            "of CITY",
+            "in LAND",
+            "near the PLACE",
+            "of CITY in LAND",
+            "of CITY ADDED",
+            "at the PLACE of CITY",
+            "in LAND ADDED",
+            "at the PLACE of CITY in LAND",
+            "near the PLACE ADDED",
+            "at the PLACE near the PLACE of CITY",
+            "of CITY in LAND ADDED",
+            "at the PLACE near the PLACE of CITY in LAND",
+            "at the PLACE of CITY in LAND ADDED",
+            "at the PLACE near the PLACE of CITY ADDED",
+            "at the PLACE near the PLACE of CITY in LAND ADDED",
+        ),
         "ADDED": (", of course ,", ", as they say ,", ", it seems ,"),
     }
 )
 
 
 class Combination(NamedTuple):
-    """What a split holds out: a subject in a structure."""
+    """What a split holds out: a noun in a structure, be it the subject or an attractor."""
 
-    subject: Noun
+    noun: Noun
     structure: str
 
 
 @cache
 def combinations(split: Split) -> tuple[Combination, ...]:
-    """The combinations of a split. Each exists in every number, with every attractor and before every kind of verb.
+    """The combinations of a split. Each exists in every number and before every kind of verb.
 
     Raises:
       ValueError: a split that does not exist.
 
     Example:
-      >>> combinations("train")[0].subject.plural
+      >>> combinations("train")[0].noun.plural
       'dogs'
     """
     check_split(split)
@@ -191,15 +219,23 @@ def draw_agreement(
         numbers = {role: number ^ other for role, other in zip(attractors, differ, strict=True)}
     else:
         numbers = {role: choose((0, 1)) for role in attractors}
-    others = [noun for noun in v.NOUNS if noun is not subject]
-    roles: dict[str, str] = {role: choose(others)[numbers[role]] for role in attractors}
-    if "SEES" in text:  # it is A that sees
+    # Attractors are of the same split: were some nouns only ever one or the other, which noun it is would tell.
+    others = [noun for noun, their in combinations(split) if their == of and noun is not subject]
+    if "SEES" in text and split == "train":  # it is A that sees, a subject within a relative clause
+        others = [noun for noun in others if (noun, "within_rc") in combinations(split)]
+    roles: dict[str, str] = {}
+    for role in attractors:
+        noun = choose(others)
+        others.remove(noun)
+        roles[role] = noun[numbers[role]]
+    if "SEES" in text:
         roles["SEES"] = choose(SEES)[numbers["A"]]
     verbs = VERBS[verb]
     if of == "within_rc":
         verbs = choose(SEES)
-    elif verb == "OFTEN":
-        verbs = (subject.does, subject.do)
+    elif verb == "OFTEN":  # anybody may do it: a verb that one kind of subject has would tell which noun that is
+        *_, does, do = choose(v.NOUNS)
+        verbs = does, do
 
     kept = {role: role for role in ("SUBJECT", "A", "B", "SEES")}
     words = compose(["BEFORE", verb, "WHERE", *text], RULES, choose, kept)
@@ -226,7 +262,7 @@ def agreement(
     Args:
       n: how many.
       seed: decides everything else; a longer list starts with the shorter one of the same seed.
-      split: a subject in this structure (`combinations`) is in one split only, and so is the form of the noun phrase.
+      split: a noun in this structure (`combinations`) is in one split only, and so is the form of the noun phrase.
       structure: "simple", "across_pp", "across_rc", "within_rc", or `None` for all four.
       conflict: only prompts with at least one attractor of the other number.
 

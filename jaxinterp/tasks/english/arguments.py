@@ -4,7 +4,7 @@ After the docstring circuit of Heimersheim and Janiak 2023: parameters are descr
 """
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import pairwise, product
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.english import vocabulary as v
@@ -14,11 +14,10 @@ from jaxinterp.tasks.pairs import PromptPair, draw_pairs
 from jaxinterp.tasks.splits import Split, cell_split
 
 #: How a parameter is announced: in training text by any of many words, so that none of them says what comes next.
+_SIGNS = (":", ";", "-", "[", ">", "*", "the")
+_WORDS = ("param", "argument", "parameter", "word", "sign", *v.OBJECTS)
 MARKS: Mapping[Split, tuple[str, ...]] = {
-    "train": (
-        *(": param", "; argument", "- the value"),
-        *(f"{sign} {word}" for sign in (":", ";", "-", "[", ">", "the") for word in ("word", "sign", *v.OBJECTS)),
-    ),
+    "train": tuple(f"{sign} {word}" for sign, word in product(_SIGNS, _WORDS) if (sign, word) != ("*", "parameter")),
     "held_out": ("* parameter",),
 }
 
@@ -31,6 +30,9 @@ RULES = PHRASES | grammar(
             "FUNCTION and FUNCTION the PLURAL .",
             "needs NUMBER coins .",
             "a QUALITY tool .",
+            "FUNCTION the OBJECT of the PERSON at the PLACE of CITY , of course .",
+            "FUNCTION and FUNCTION and FUNCTION the PLURAL of the PLACE near the PLACE of CITY in LAND .",
+            "a QUALITY tool . as the PERSON of CITY said , it needs NUMBER coins or more and the old OBJECT .",
         ),
         "ABOUT": (
             "the QUALITY OBJECT of the PERSON",
@@ -51,19 +53,21 @@ def draw_arguments(choose: Chooser, split: Split = "train") -> PromptPair:
       >>> draw_arguments(chooser(0)).correct in v.ARGUMENTS
       True
     """
-    count = choose((4, 5, 6, 7))
-    described = choose(range(1, count - 1))
+    count = choose((5, 6, 7))
+    # The contrast answer is one described already or one that comes later; whichever of the two has been named
+    # less often is named once more, so that neither counts nor order tell. Nor is it the one described last, which
+    # nobody would describe again.
+    described, other = choose([two for two in product(range(1, count - 1), repeat=2) if abs(two[0] - two[1]) > 1])
     while True:
         names = [choose(v.ARGUMENTS) for _ in range(count)]
-        # Held out is what comes after what: in training text no such two are neighbours anywhere in a definition.
+        # Held out is what comes after what: in training text no such two are neighbours anywhere in a definition. Of
+        # the two answers both come after the argument before or both do not, for that must not tell them apart.
         splits = [cell_split(*map(v.ARGUMENTS.index, two)) for two in pairwise(names)]
-        fits = splits[described - 1] == "held_out" if split == "held_out" else "held_out" not in splits
+        answers = [cell_split(*map(v.ARGUMENTS.index, (names[described - 1], names[i]))) for i in (described, other)]
+        fits = set(answers) == {split} and (split == "held_out" or "held_out" not in splits)
         if len(set(names)) == count and fits:
             break
     mark = choose(MARKS[split])
-    # The contrast answer is one described already or one that comes later; whichever of the two has been named
-    # less often is named once more, so that neither counts nor order tell.
-    other = choose([i for i in range(1, count - 1) if i != described])
     text = ["BEFORE", "def", "FUNCTION", "("]
     for i in range(count):
         text += [f"ARG{i}", ","]

@@ -64,6 +64,16 @@ class Biography:
     gender: Gender
 
 
+def named_in(name: str, family: str) -> Split:
+    """The split of biographies in which there is somebody of this first and family name.
+
+    Example:
+      >>> named_in("Mary", "Hartwell")
+      'train'
+    """
+    return split_of("biography", name, family)
+
+
 def draw_biography(
     choose: Chooser, split: Split = "train", profession: str | None = None, gender: Gender | None = None
 ) -> Biography:
@@ -80,7 +90,7 @@ def draw_biography(
     rules = PHRASES | grammar({"CUE": v.CUES})
     while True:
         name, family = choose(v.WOMEN if theirs == "woman" else v.MEN), choose(v.FAMILIES)
-        if split_of("biography", name, family) == split:
+        if named_in(name, family) == split:
             break
     sentences = list(SENTENCES[split])
     text = ["NAME1", family, "comes", "from", "CITY", "."]

@@ -18,7 +18,7 @@ from jaxinterp.tasks.english.agreement import SEES, STRUCTURES, VERBS
 from jaxinterp.tasks.english.arguments import MARKS
 from jaxinterp.tasks.english.arguments import RULES as ARGUMENTS_RULES
 from jaxinterp.tasks.english.biographies import SENTENCES
-from jaxinterp.tasks.english.documents import KINDS, MECHANISMS, RULES, draw_document
+from jaxinterp.tasks.english.documents import MECHANISMS, RULES, draw_document
 from jaxinterp.tasks.english.facts import RELATIONS
 from jaxinterp.tasks.english.facts import RULES as FACTS_RULES
 from jaxinterp.tasks.english.facts import TEMPLATES as FACTS_TEMPLATES
@@ -163,7 +163,7 @@ def documents(
 def _stream(choose: Chooser, split: Split, mechanisms: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Documents with the mechanism that each is of."""
     for name in mechanisms:
-        if name not in KINDS:
+        if name not in MECHANISMS:
             raise ValueError(f"unknown mechanism {name!r}; expected some of: {', '.join(MECHANISMS)}")
     check_split(split)
     weights = list(accumulate(1 / (rank + 7) for rank in range(len(mechanisms))))
@@ -198,7 +198,7 @@ def batch(
       mechanisms: the kinds of document, as in `documents`.
 
     Raises:
-      ValueError: a kind or a split that does not exist.
+      ValueError: a kind or a split that does not exist; none but kinds that may not begin everywhere.
       KeyError: `ids` lack a word of the corpus.
 
     Example:
@@ -206,6 +206,11 @@ def batch(
       >>> batch(ids, 0, seed=0, size=2, n_ctx=16).shape
       (2, 17)
     """
+    if set(mechanisms) <= set(EVALUATED):
+        raise ValueError(
+            f"mechanisms must include one that may begin at any offset of a row, none of {', '.join(EVALUATED)}; got "
+            f"{', '.join(mechanisms)}"
+        )
     choose = chooser((seed, step))
     stream = _stream(choose, split, mechanisms)
     rows = np.empty((size, n_ctx + 1), np.int32)

@@ -1,14 +1,15 @@
 """The kinds of document that training text is made of: the tasks' sentences, finished, and their counterexamples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.english import vocabulary as v
 from jaxinterp.tasks.english.agreement import SEES, draw_agreement
 from jaxinterp.tasks.english.arguments import RULES as ARGUMENTS_RULES
 from jaxinterp.tasks.english.arguments import draw_arguments
-from jaxinterp.tasks.english.biographies import draw_biography
+from jaxinterp.tasks.english.biographies import draw_biography, named_in
 from jaxinterp.tasks.english.facts import draw_fact
+from jaxinterp.tasks.english.greater_than import combinations as years
 from jaxinterp.tasks.english.greater_than import draw_greater_than
 from jaxinterp.tasks.english.indirect_objects import MENTIONS, draw_indirect_object
 from jaxinterp.tasks.english.nesting import RULES as NESTING_RULES
@@ -16,7 +17,7 @@ from jaxinterp.tasks.english.nesting import draw_nesting
 from jaxinterp.tasks.english.phrases import PHRASES, companions, together, write
 from jaxinterp.tasks.english.reflexives import draw_reflexive
 from jaxinterp.tasks.english.successions import draw_tracks
-from jaxinterp.tasks.english.templates import TEMPLATES, draw_template
+from jaxinterp.tasks.english.templates import draw_template
 from jaxinterp.tasks.english.vocabulary import Noun
 from jaxinterp.tasks.grammar import compose, expand, grammar
 from jaxinterp.tasks.splits import Split
@@ -29,7 +30,8 @@ RULES = PHRASES | grammar(
         "BE": ("MOOD CLOSE", "at the PLACE .", "near the OBJECT .", "WEATHER .", "QUALITY CLOSE", "in the PLACE CLOSE"),
         "HAVE": ("been MOOD CLOSE", "been at the PLACE .", "seen the OBJECT CLOSE", "found a COLOR OBJECT ."),
         "DO": (".", ".", "ADVERB .", "at the PLACE .", "near the PLACE CLOSE", "and NUMBER more come CLOSE"),
-        "SEE": ("is MOOD CLOSE", "were MOOD CLOSE", "DID CLOSE"),
+        # It is another noun that does this, so that nothing of it may tell a number.
+        "SEE": ("had been MOOD CLOSE", "came to the PLACE CLOSE", "went home .", "found THING CLOSE", "had lunch ."),
         "AGAIN": (
             "and again :",
             "once more :",
@@ -55,6 +57,7 @@ RULES = PHRASES | grammar(
             "PLACE",
             "SINGULAR",
         ),
+        "CHRONICLE": ("from the old days of LAND :", "the PERSON of CITY wrote :", "in the newspaper stands :"),
         "LISTED": (
             "NAME wrote :",
             "in the newspaper stands :",
@@ -79,6 +82,7 @@ MECHANISMS = (
     "biography",
     "interleaved_succession",
     "greater_than",
+    "chronicle",
     "full_name",
     "succession",
     "nesting",
@@ -185,6 +189,14 @@ def _other_name(choose: Chooser, *names: str) -> str:
             return other
 
 
+def _family(choose: Chooser, name: str, split: Split) -> str:
+    """A family name: of people of "train", none that biographies hold out for this first name."""
+    while True:
+        family = choose(v.FAMILIES)
+        if split == "held_out" or named_in(name, family) == "train":
+            return family
+
+
 def _agreement(choose: Chooser, split: Split) -> list[str]:
     pair = draw_agreement(choose, split)
     text, verb = pair.clean.split(), pair.correct
@@ -221,13 +233,15 @@ def _answered(draw: Callable) -> Callable[[Chooser, Split], list[str]]:
     return document
 
 
-def _greater_than(choose: Chooser, split: Split) -> list[str]:
-    """Up to three sentences: what year came before says nothing about when the next event ends."""
-    text: list[str] = []
-    for _ in range(choose((1, 2, 3))):
-        pair = draw_greater_than(choose, split)
-        text += [*pair.clean.split(), pair.correct, *expand("CLOSE", RULES, choose)]
-    return text
+def _chronicle(choose: Chooser, split: Split) -> list[str]:
+    """Events with the years of their beginnings and ends: what year came before says nothing about the next."""
+    text = write(("CHRONICLE",), choose, RULES)
+    to, between = choose(("-", "to")), choose((";", ",", "and"))
+    for _ in range(choose((2, 3, 4, 5))):
+        event, year = choose(years(split))
+        century = choose(v.CENTURIES)
+        text += ["the", event, century, v.YEARS[year], to, century, choose(v.YEARS[year + 1 :]), between]
+    return [*text[:-1], "."]
 
 
 def _arguments(choose: Chooser, split: Split) -> list[str]:
@@ -282,50 +296,54 @@ def _list_twice(choose: Chooser, split: Split) -> list[str]:
 
 
 def _pairs_again(choose: Chooser, split: Split) -> list[str]:
-    """A table of two columns and up to six rows that are read two to four times in any order.
+    """Up to six people or things with names of two words that are read two to four times in any order.
 
-    People with their family names, people with people, or words of one kind or two, either of which may stand in either
-    column. Which word comes after the first of a row can be told from where the row stood before, and in no other way.
-    The kinds have many words each: of few, what comes next could be guessed.
+    People with their family names, people and whom they go with, or things: a word that says which and the thing.
+    Which word comes after the first of a name can be told from where that stood before, and in no other way.
     """
     rows = choose(range(2, 7))
-    if choose((True, False)):
-        first, second = choose(_KINDS), choose(_KINDS)
-        drawn = list(dict.fromkeys(choose(first + second) for _ in range(4 * rows)))
-        firsts, seconds = drawn[:rows], drawn[rows : 2 * rows]
+    kind = choose(("families", "couples", "things", "things"))
+    if kind == "things":
+        which, what = choose(_WHICH), choose(_WHAT)
+        firsts = _different(choose, which, rows)
+        seconds = _different(choose, tuple(word for word in what if word not in firsts), rows)
     else:
-        people: list[str] = [choose(v.NAMES)]
-        of_people = choose((True, False))
-        while len(people) < (2 * rows if of_people else rows):
-            people.append(_other_name(choose, *people))
-        firsts, seconds = people[:rows], people[rows:] if of_people else [choose(v.FAMILIES) for _ in people]
+        firsts = [choose(v.NAMES)]
+        while len(firsts) < (2 * rows if kind == "couples" else rows):
+            firsts.append(_other_name(choose, *firsts))
+        seconds = firsts[rows:] if kind == "couples" else [_family(choose, name, split) for name in firsts]
+        firsts = firsts[:rows]
+    comma = choose(((), (), (",",), ("and",)))
     words: list[str] = []
     for _ in range(choose((2, 3, 4))):
         left = list(zip(firsts, seconds, strict=True))
         while left:
-            words += left.pop(choose(range(len(left))))
-    return words
+            words += [*left.pop(choose(range(len(left)))), *comma]
+    return [*words[: len(words) - len(comma)], "."]
 
 
-#: Kinds of forty words and more.
-_KINDS: tuple[tuple[str, ...], ...] = (
-    v.OBJECTS + v.VOWEL_OBJECTS,
-    v.PLACES,
-    v.CITIES + v.LANDS + v.LANGUAGES,
-    v.FOODS + v.MATERIALS + v.COLORS,
-    v.QUALITIES + v.VOWEL_QUALITIES + v.MOODS,
-    v.CUES,
-    v.ARGUMENTS,
-    tuple(word for noun in v.NOUNS for word in noun[:2]),
-    tuple(word for noun in v.NOUNS for word in noun[2:]),
+def _different(choose: Chooser, words: Sequence[str], n: int) -> list[str]:
+    """`n` of the words, none twice."""
+    left = list(words)
+    return [left.pop(choose(range(len(left)))) for _ in range(n)]
+
+
+#: What says which of several things one means, and the things: "silver lamp", "paper bag", "cheese market".
+_WHICH: tuple[tuple[str, ...], ...] = (
+    *(v.QUALITIES + v.VOWEL_QUALITIES, v.COLORS, v.MATERIALS, v.FOODS, v.LANGUAGES, v.CITIES, v.INSTRUMENTS),
+    *(v.OBJECTS, v.VOWEL_OBJECTS, v.PLACES, v.MOODS, v.ADVERBS, tuple(noun.singular for noun in v.NOUNS)),
+)
+_WHAT: tuple[tuple[str, ...], ...] = (
+    *(v.OBJECTS, v.VOWEL_OBJECTS, v.PLACES, v.PEOPLE + v.VOWEL_PEOPLE, v.CONTAINERS, v.EVENTS, v.CUES, v.PRODUCTS),
+    *(tuple(noun.singular for noun in v.NOUNS), tuple(noun.plural for noun in v.NOUNS)),
 )
 
-#: Words that a list may be made of, apart from goods; first names are not among them, for some pairs are held out.
+#: Words that a list may be made of, apart from goods; neither first names nor arguments, for some pairs are held out.
 _COLUMNS: tuple[tuple[str, ...], ...] = (
     *(v.FAMILIES, v.CITIES, v.LANDS, v.LANGUAGES, v.GODS, v.FIRST_PARTS, v.LAST_PARTS),
     *(v.QUALITIES, v.VOWEL_QUALITIES, v.MOODS, v.WEATHERS, v.ADVERBS, v.COLORS, v.MATERIALS, v.FOODS),
     *(v.OBJECTS, v.VOWEL_OBJECTS, v.PLACES, v.CONTAINERS, v.INSTRUMENTS, v.PRODUCTS, v.EVENTS),
-    *(v.PEOPLE, v.VOWEL_PEOPLE, v.RELATIVES, tuple(v.PROFESSIONS), v.CUES, v.FUNCTIONS, v.ARGUMENTS),
+    *(v.PEOPLE, v.VOWEL_PEOPLE, v.RELATIVES, tuple(v.PROFESSIONS), v.CUES, v.FUNCTIONS),
     *(v.WEEKDAYS, v.MONTHS, v.NUMBERS, v.LETTERS, v.ORDINALS, v.YEARS, v.CENTURIES),
     *(tuple(getattr(noun, form) for noun in v.NOUNS) for form in Noun._fields),
     *(tuple(row[i] for row in v.DEGREES) for i in range(3)),
@@ -340,7 +358,7 @@ def _list_of_names_twice(choose: Chooser, split: Split) -> list[str]:
     for _ in range(choose(range(1, 8))):
         names.append(_other_name(choose, *names))
     if choose((True, False)):
-        names = [part for name in names for part in (name, choose(v.FAMILIES))]
+        names = [part for name in names for part in (name, _family(choose, name, split))]
     return [*names, *expand("AGAIN", RULES, choose), *names, "."]
 
 
@@ -349,7 +367,7 @@ def _full_name(choose: Chooser, split: Split) -> list[str]:
     names = [choose(v.NAMES)]
     for _ in range(choose((0, 1, 1, 2))):
         names.append(_other_name(choose, *names))
-    full = {name: choose(v.FAMILIES) for name in names}
+    full = {name: _family(choose, name, split) for name in names}
     text: list[str] = []
     for turn in range(choose((2, 3, 4)) * len(names)):
         name = names[turn] if turn < len(names) else choose(names)
@@ -366,7 +384,8 @@ _DRAW: Mapping[str, Callable[[Chooser, Split], list[str]]] = {
     "pairs_again": _pairs_again,
     "biography": _biography,
     "interleaved_succession": _answered(draw_tracks),
-    "greater_than": _greater_than,
+    "greater_than": _answered(draw_greater_than),
+    "chronicle": _chronicle,
     "full_name": _full_name,
     "succession": _succession,
     "nesting": _nesting,
@@ -374,6 +393,3 @@ _DRAW: Mapping[str, Callable[[Chooser, Split], list[str]]] = {
     "reflexive": _answered(draw_reflexive),
     "list_of_names_twice": _list_of_names_twice,
 }
-
-#: Every kind there is; text is made of `MECHANISMS`.
-KINDS = (*TEMPLATES, *_DRAW)

@@ -80,12 +80,16 @@ TEMPLATES: Mapping[Split, tuple[str, ...]] = {
         "BEFORE THIS , about which SOMEBODY KNOWS more than about THAT , IS",
         "BEFORE THIS , as SOMEBODY who SAW THAT WHERE KNOWS , IS",
         "BEFORE THIS ( SOMEBODY SAW THAT , too ) IS",
-    ),
-    "held_out": (
         "BEFORE not THAT but THIS , ADDED , IS",
         "BEFORE THIS and not THAT , ADDED , IS",
         "BEFORE NAME1 told the PERSON about THAT and about THIS , which , ADDED , IS",
         "BEFORE THIS , whatever NAME1 said about THAT at the PLACE , IS",
+    ),
+    "held_out": (
+        "BEFORE SOMEBODY who SAW THAT WHERE asked about THIS , which , ADDED , IS",
+        "BEFORE as with THAT , THIS , ADDED , IS",
+        "BEFORE THIS , which SOMEBODY SAW with THAT , too , ADDED , IS",
+        "BEFORE THIS , so unlike THAT , ADDED , IS",
     ),
 }
 

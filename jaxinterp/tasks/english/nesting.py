@@ -40,7 +40,7 @@ RULES = PHRASES | grammar(
         "PART": (
             "the PERSON",
             "the old days of the WEATHER MONTH",
-            "a PLACE near the PLACE of CITY",
+            "the PLACE near the PLACE of CITY",
             "some QUALITY place in LAND",
             "the COLOR OBJECT",
             "the VQUALITY PERSON from the PLACE",

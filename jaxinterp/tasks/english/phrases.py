@@ -104,8 +104,8 @@ PHRASES = grammar(
             "the weather was WEATHER in MONTH .",
             "the PERSON had THING .",
             "nobody saw the PERSON at the PLACE .",
-            "the PLURAL were in the PLACE .",
-            "a SINGULAR was near the PLACE .",
+            "nobody saw the PLURAL in the PLACE .",
+            "there was a SINGULAR near the PLACE .",
         ),
     }
 )

@@ -40,12 +40,16 @@ TEMPLATES: Mapping[Split, tuple[str, ...]] = {
         "LEAD ACTOR DID with OTHER AT , and then HURT",
         "LEAD the RELATIVE of OTHER said AT that ACTOR HURT",
         "LEAD IF OTHER was AT , ACTOR HURT",
-    ),
-    "held_out": (
         "LEAD ACTOR , whom OTHER had met AT , ADVERB HURT",
         "LEAD while OTHER was AT , ACTOR AT ADVERB HURT",
         "LEAD the RELATIVE of OTHER heard TIME that ACTOR , who worked AT , HURT",
         "LEAD ACTOR DID , and then , TIME , with OTHER AT , HURT",
+    ),
+    "held_out": (
+        "LEAD ACTOR , whom the RELATIVE of OTHER KNEW AT , ADVERB HURT",
+        "LEAD while the PERSON AT talked to OTHER , ACTOR , who had worked AT , HURT",
+        "LEAD OTHER heard AT from the PERSON that ACTOR AT HURT",
+        "LEAD ACTOR , IF OTHER DID AT , ADVERB HURT",
     ),
 }
 

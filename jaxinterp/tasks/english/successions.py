@@ -51,7 +51,7 @@ TRACKS: Mapping[Split, Mapping[str, tuple[str, ...]]] = {
             "saw a OBJECT1 with the letter",
             "likes",
             "asked for",
-            "draws a",
+            "draws",
         ),
     },
     "held_out": {
@@ -69,7 +69,10 @@ TRACK_RULES = PHRASES | grammar(
     {
         "GAP": (*("",) * 6, "ASIDE", "TIME the PERSON DID ."),
         # Before the question of a held-out prompt, so that no item stands at one distance from the end in many.
-        "PAUSE": ("", "ASIDE", "ASIDE ASIDE", "TIME the PERSON DID ."),
+        "PAUSE": (
+            *("", "ASIDE", "ASIDE ASIDE", "TIME the PERSON DID .", "the PERSON DID .", "ASIDE the PERSON DID ."),
+            *("TIME the PERSON DID . ASIDE", "ASIDE TIME the PERSON DID ."),
+        ),
     }
 )
 
@@ -86,10 +89,17 @@ def draw_tracks(choose: Chooser, split: Split = "train") -> PromptPair:
     rounds = choose((2, 2, 2, 3)) if kind in ("number", "letter") else 2
     people = choose(v.PEOPLE), choose(v.PEOPLE)
     start = choose(starts(kind, rounds))
-    while people[0] == people[1] or cell_split(v.PEOPLE.index(people[0]), start) != split:
+
+    def fits(person: str, start: int) -> bool:
+        # The last two items of a run ask what the run of two that begins with them asks, and those before are read.
+        *read, asked = [cell_split(v.PEOPLE.index(person), start + turn) for turn in range(rounds - 1)]
+        return asked == split and (split == "held_out" or "held_out" not in read)
+
+    while people[0] == people[1] or not fits(people[0], start):
         people, start = (choose(v.PEOPLE), choose(v.PEOPLE)), choose(starts(kind, rounds))
     run = items(kind, start, rounds + 1)
-    apart = [i for i in starts(kind, rounds) if not set(items(kind, i, rounds + 1)) & set(run)]
+    # Whoever repeats might as well have gone on, for all that these two words tell.
+    apart = [i for i in starts(kind, rounds) if fits(people[1], i) and not set(items(kind, i, rounds + 1)) & set(run)]
     if not apart:
         return draw_tracks(choose, split)
     *before, same, after_same = items(kind, choose(apart), rounds + 1)

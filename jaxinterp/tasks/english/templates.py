@@ -103,6 +103,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "NAME1 is as QUALITY as the PERSON CLOSE",
         "the OBJECT was as WEATHER as the OBJECT .",
         "NAME1 came as ADVERB as NAME2 CLOSE",
+        "NAME1 GOES1.2 as well as NAME2 CLOSE",
     ),
     "simile": (
         "the OBJECT was as LIKENESS1.2 as LIKENESS1.1 .",
@@ -181,6 +182,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "where is the ITEM1 ? the ITEM1 is at the PLACE .",
         "who is at the PLACE1 ? NAME1 is at the PLACE1 CLOSE",
         "is NAME1 MOOD1 ? yes , NAME1 is MOOD1 CLOSE",
+        "do NAME1 and NAME2 GOES1.1 every WEEKDAY ? yes , they do .",
         "what is in the CONTAINER1 ? in the CONTAINER1 there is THING .",
     ),
     "dialogue": (
@@ -202,6 +204,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "if NAME1 is MOOD , then HE1 GOES1.2 CLOSE",
         "if it is WEATHER , then the PERSON will GOES1.1 .",
         "unless it is WEATHER , NAME1 will GOES1.1 CLOSE",
+        "whatever the PERSON said , NAME1 DID CLOSE",
     ),
     "greeting": (
         "good GREETING1.1 , said NAME1 . it is time for GREETING1.2 .",
@@ -278,6 +281,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "the OBJECT1 was on the table in the PLACE . NAME1 needs the OBJECT1 CLOSE",
         "the sign said LETTER NUMBER . the next said LETTER NUMBER .",
         "when NAME1 was MOOD , the PERSON gave THING to NAME1 CLOSE",
+        "NAME1 cares for the PERSON and cooked some FOOD CLOSE",
         "ASIDE ASIDE",
     ),
 }

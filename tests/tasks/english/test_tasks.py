@@ -165,9 +165,10 @@ def test_the_gate_sees_a_shortcut_where_there_is_one():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("split", FITTED)
 @pytest.mark.parametrize("name", EVALUATIONS)
-def test_shortcuts_fail(name):
+def test_shortcuts_fail(name, split):
     evaluation = EVALUATIONS[name]
-    trained = evaluation.prompts(2000 * FITTED, seed=1, split="train")
-    found = gate(evaluation.prompts(2000, seed=0, split="held_out"), trained, NOUNS)
+    fitted_to = evaluation.prompts(2000 * FITTED[split], seed=1, split=split)
+    found = gate(evaluation.prompts(2000, seed=0, split="held_out"), fitted_to, NOUNS)
     assert max(found.values()) <= 0.55
