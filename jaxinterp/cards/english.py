@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +16,8 @@ from tokenizers import Tokenizer
 
 from jaxinterp.cards.card import Card, Measure, loss_figure, mean, proportion, ratio, training_text
 from jaxinterp.cards.linear import fit_logistic
-from jaxinterp.cards.reader import CHUNK, Reader
+from jaxinterp.cards.losses import token_losses
+from jaxinterp.cards.reader import Reader
 from jaxinterp.cards.shortcuts import gate
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
@@ -235,7 +234,7 @@ def _repeated(
     rng = np.random.default_rng((seed, block))
     first = rng.integers(3, tokenizer.get_vocab_size(), (rows, block))
     bos = np.full((rows, 1), tokenizer.token_to_id("<bos>"))
-    losses = _losses(model, params, np.concatenate([bos, first, first], axis=1).astype(np.int32))
+    losses = token_losses(model, params, np.concatenate([bos, first, first], axis=1).astype(np.int32))
     each = losses[:, :block].mean(axis=1), losses[:, block:].mean(axis=1)
     share, low, high = (float(number) for number in ratio(each[1], each[0], seed=seed))
     return [
@@ -245,21 +244,10 @@ def _repeated(
     ], losses.mean(axis=0)
 
 
-def _losses(model: Transformer, params: Params, rows: np.ndarray) -> np.ndarray:
-    """The loss of every next word, float32[row, pos - 1], in nats."""
-
-    @jax.jit
-    def loss(params: Params, rows: jax.Array) -> jax.Array:
-        logits = jax.nn.log_softmax(model.apply(params, rows[:, :-1])[0])
-        return -jnp.take_along_axis(logits, rows[:, 1:, None], axis=-1)[..., 0]
-
-    return np.concatenate([np.asarray(loss(params, rows[i : i + CHUNK])) for i in range(0, len(rows), CHUNK)])
-
-
 def _text_losses(model: Transformer, params: Params, tokenizer: Tokenizer, split: Split, seed: int) -> np.ndarray:
     """The mean loss of each of 1,000 rows of fresh text, in nats per word."""
     rows = batch(tokenizer.get_vocab(), 0, seed=1_000_000 + seed, size=1000, n_ctx=model.config.n_ctx, split=split)
-    return _losses(model, params, rows).mean(axis=1)
+    return token_losses(model, params, rows).mean(axis=1)
 
 
 def _probes(reader: Reader, seed: int, *, n: int = 2000) -> list[Measure]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -11,14 +10,12 @@ from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from jaxinterp.cards.card import Card, Measure, loss_figure, mean, ratio, training_text
+from jaxinterp.cards.losses import chunks, token_losses
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.tasks.ngrams import fit_ngrams, ngram_losses
 from jaxinterp.tasks.text import all_windows, repeats, tokenize_documents
 from jaxinterp.training import TrainingRecord
-
-#: How many rows are run at once.
-CHUNK = 16
 
 TEXT = """
 ## Data
@@ -237,26 +234,9 @@ def head_scores(
         }
         return paid, optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], rows[:, 1:])
 
-    chunks = [run(params, chunk) for chunk in _chunks(rows)]
-    scores = {name: np.concatenate([np.asarray(paid[name]) for paid, _ in chunks])[:draws] for name in back}
-    return scores, np.concatenate([np.asarray(losses) for _, losses in chunks])[:draws]
-
-
-def token_losses(model: Transformer, params: Params, rows: np.ndarray) -> np.ndarray:
-    """The loss of every token after the first of its row, in nats: float[row, pos - 1].
-
-    Example:
-      >>> from jaxinterp.cards.induction import token_losses
-      >>> token_losses(model, params, tokens).shape
-      (3, 5)
-    """
-
-    @jax.jit
-    def run(params: Params, rows: jax.Array) -> jax.Array:
-        logits, _ = model.apply(params, rows[:, :-1])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:])
-
-    return np.concatenate([np.asarray(run(params, chunk)) for chunk in _chunks(rows)])[: len(rows)]
+    found = [run(params, chunk) for chunk in chunks(rows)]
+    scores = {name: np.concatenate([np.asarray(paid[name]) for paid, _ in found])[:draws] for name in back}
+    return scores, np.concatenate([np.asarray(losses) for _, losses in found])[:draws]
 
 
 def file_mean(
@@ -298,12 +278,6 @@ def file_mean(
     if bins is None:
         return value[0], low[0], high[0], len(sums)
     return value, low, high, len(sums)
-
-
-def _chunks(rows: np.ndarray) -> list[jax.Array]:
-    """Rows, `CHUNK` at a time; the last is filled up with its own last row, so that all have one shape."""
-    filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % CHUNK, axis=0)])
-    return [jnp.asarray(chunk) for chunk in np.split(filled, len(filled) // CHUNK)]
 
 
 def _best_head(name: str, scores: np.ndarray) -> Measure:

@@ -63,6 +63,11 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the model goes")
     args = parser.parse_args()
+    for name in ("steps", "batch", "save_every"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if args.seed < 0:
+        parser.error(f"--seed must not be negative, got {args.seed}")
 
     model = ji.Transformer(CONFIG)
 

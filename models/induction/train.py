@@ -49,6 +49,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the model goes")
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     args = parser.parse_args()
+    for name in ("layers", "steps", "batch", "n_ctx", "d_model", "heads", "save_every"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if args.d_model % args.heads:
+        parser.error(f"--d-model must be a multiple of --heads, got {args.d_model} and {args.heads}")
+    if args.seed < 0:
+        parser.error(f"--seed must not be negative, got {args.seed}")
 
     corpus = standard_library() if args.corpus is None else read_corpus(args.corpus)
     corpus.documents("evaluation")  # says now, and not after hours, if there is nothing to evaluate on

@@ -36,6 +36,8 @@ def test_cases_that_are_right_or_wrong_together_count_once():
     shuffled = rng.permutation(groups)
     many = proportion("all", rng.random(2000) < 0.4, groups=shuffled)
     assert many.high - many.low == pytest.approx(widths[0], rel=0.2), "where groups mean nothing, as many as there are"
+    right = proportion("all", np.ones(2000, bool), groups=groups)
+    assert (right.low, right.high) == pytest.approx((proportion("all", np.ones(100, bool)).low, 1)), "one case a group"
 
 
 def test_small_numbers_are_told():

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from jaxinterp.cards import english
-from jaxinterp.cards.english import EVALUATIONS, FACTS, _gate, _greater_than, _median_interval, _subject
+from jaxinterp.cards.english import (
+    EVALUATIONS,
+    FACTS,
+    _gate,
+    _greater_than,
+    _median_interval,
+    _probes,
+    _repeated,
+    _subject,
+)
 from jaxinterp.cards.make import make_card
 from jaxinterp.cards.reader import Reader
 from jaxinterp.io.load import load
@@ -104,6 +113,45 @@ def test_the_gate_is_fitted_to_training_prompts_and_scored_on_others(monkeypatch
     assert drawn == [(200 * times, split) for split, times in english.FITTED.items()]
     assert [measure.held for measure in measures] == [False, True] * 2
     assert measures[0].low < 0.6 < measures[0].high
+
+
+def test_words_that_are_read_twice_are_told_by_block(monkeypatch):
+    rows = []
+
+    def losses(model, params, tokens):
+        rows.append(tokens)
+        return np.where(np.arange(100) < 50, 8.0, 2.0) + np.zeros((len(tokens), 1))
+
+    monkeypatch.setattr(english, "token_losses", losses)
+    tokenizer = SimpleNamespace(get_vocab_size=lambda: 500, token_to_id={"<bos>": 1}.get)
+    (first, second, share), by_position = _repeated(None, None, tokenizer, seed=0, rows=30)
+    assert (first.value, second.value, share.value, share.held) == (8, 2, 0.25, True)
+    assert by_position.shape == (100,)
+    (tokens,) = rows
+    assert (tokens[:, 0] == 1).all()
+    np.testing.assert_array_equal(tokens[:, 1:51], tokens[:, 51:])
+    assert 3 <= tokens[:, 1:].min() <= tokens.max() < 500
+    assert len(np.unique(tokens[:, 1:51])) > 400
+
+
+def test_probes_learn_what_predicts_where_they_learn():
+    """Features that say gender loudly and the profession well: one probe reads the first, the other the second."""
+    cues = [set(v.PROFESSIONS[name]) for name in ("professor", "nurse")]
+
+    def pooled(texts):
+        words = [text.split() for text in texts]
+        noise = np.random.default_rng(0).normal(size=(len(texts), 4))
+        profession = [sum((word in cues[0]) - (word in cues[1]) for word in each) for each in words]
+        gender = [50 * (each[0] in v.MEN) for each in words]
+        return np.column_stack([profession, gender, noise])
+
+    measures = {measure.name: measure for measure in _probes(SimpleNamespace(pooled=pooled), seed=0, n=400)}
+    worst, _, gender, oracle, _ = measures.values()
+    assert worst.value < 0.4
+    assert worst.held
+    assert gender.value > 0.9
+    assert oracle.value > 0.85
+    assert oracle.held
 
 
 def test_too_few_cases_are_refused():

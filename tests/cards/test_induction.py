@@ -5,7 +5,8 @@ import optax
 import pytest
 
 import jaxinterp as ji
-from jaxinterp.cards.induction import card, file_mean, head_scores, token_losses
+from jaxinterp.cards.induction import card, file_mean, head_scores
+from jaxinterp.cards.losses import token_losses
 from jaxinterp.tasks.text import byte_pair_tokenizer
 
 

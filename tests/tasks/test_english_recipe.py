@@ -1,4 +1,4 @@
-"""The recipe of `models/english`, killed and started again. Slow: three short trainings."""
+"""The recipe of `models/english`, killed and started again (slow: three short trainings), and what recipes refuse."""
 
 import json
 import subprocess
@@ -45,6 +45,15 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     other = subprocess.run([*RECIPE, "--seed", "1", "--folder", str(killed)], capture_output=True, text=True)
     assert other.returncode != 0
     assert "remove it or go on with that" in other.stderr
+
+
+@pytest.mark.parametrize("model", ["english", "brackets", "induction"])
+def test_recipes_refuse_what_cannot_be_trained_before_anything_is_made(model, tmp_path):
+    recipe = [sys.executable, str(FOLDER.with_name(model) / "train.py"), "--folder", str(tmp_path / "new")]
+    found = subprocess.run([*recipe, "--steps", "0"], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.endswith("error: --steps must be at least 1, got 0\n")
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_committed_model_has_the_vocabulary_of_the_tasks():
