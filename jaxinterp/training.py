@@ -19,7 +19,6 @@ import orbax.checkpoint as ocp
 from optax.contrib import MuonDimensionNumbers
 from tqdm import tqdm
 
-from jaxinterp.io.results import write_whole
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 
@@ -51,8 +50,9 @@ class TrainingRecord:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes `training.json` into a folder, whole or not at all."""
-        text = json.dumps(asdict(self), indent=1) + "\n"
-        write_whole(Path(folder) / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
+        partial_file = Path(folder) / f".{RECORD}"
+        partial_file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial_file, Path(folder) / RECORD)
 
     @classmethod
     def joined(cls, records: Sequence["TrainingRecord"]) -> "TrainingRecord":
