@@ -1,17 +1,13 @@
 """Brackets: features against definitions written out string by string, kinds, splits, and the recipe of the model."""
 
 import hashlib
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
+from recipes import assert_same_weights, kill, recipe, refusal, run
 
 import jaxinterp as ji
 from jaxinterp.tasks.bracket_strings import KINDS, MAX_BRACKETS, MIXTURE, NEAR_MISSES
@@ -29,8 +25,6 @@ from jaxinterp.tasks.brackets import (
     start_open,
     tokenize_brackets,
 )
-
-RECIPE = Path(__file__).parents[2] / "models" / "brackets" / "train.py"
 
 texts = st.lists(st.text("()", min_size=1, max_size=MAX_BRACKETS), min_size=1, max_size=5)
 
@@ -216,31 +210,15 @@ def test_the_tokenizer_refuses_other_characters():
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    recipe = (sys.executable, str(RECIPE), "--steps", "60", "--batch", "4", "--save-every", "10")
-    subprocess.run([*recipe, "--folder", str(undisturbed)], check=True, capture_output=True)
-
-    run = subprocess.Popen([*recipe, "--folder", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (killed / "training" / "20").exists():
-        assert run.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.01)
-    run.kill()
-    run.wait()
-    assert not (killed / "model.safetensors").exists()
-
-    again = subprocess.run([*recipe, "--folder", str(killed)], check=True, capture_output=True, text=True)
+    command = recipe("brackets", "--steps", "60", "--batch", "4", "--save-every", "10")
+    run(command, undisturbed)
+    kill(command, killed, after="training/20")
+    again = run(command, killed)
     assert any(f"| {step}/60 " in again.stderr for step in (20, 30, 40, 50))
-    expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, killed))
-    assert expected.keys() == found.keys()
-    for name, weights in expected.items():
-        np.testing.assert_array_equal(weights, found[name], err_msg=name)
+    assert_same_weights(undisturbed, killed)
     for file in ("config.json", "tokenizer.json", "training.json", "README.md", "strings.png", "loss.png"):
         assert (killed / file).is_file(), file
-
-    other = subprocess.run([*recipe, "--seed", "1", "--folder", str(killed)], capture_output=True, text=True)
-    assert other.returncode != 0
-    assert "remove it or go on with that" in other.stderr
+    assert "remove it or go on with that" in refusal((*command, "--seed", "1"), killed)
 
 
 def test_the_committed_model_tells_held_out_near_misses():

@@ -3,18 +3,16 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from recipes import assert_same_weights, kill, recipe, refusal, run
 
 from jaxinterp.io.corpus import PARTS, part_of
 
-FOLDER = Path(__file__).parents[2] / "models" / "induction"
 SIZES = ("--steps", "60", "--batch", "2", "--n-ctx", "12", "--d-model", "16", "--heads", "2", "--vocab", "280")
-RECIPE = (sys.executable, str(FOLDER / "train.py"), *SIZES, "--save-every", "10")
+RECIPE = recipe("induction", *SIZES, "--save-every", "10")
 
 
 def write_corpus(folder):
@@ -32,25 +30,12 @@ def write_corpus(folder):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     write_corpus(tmp_path / "text")
-    recipe = (*RECIPE, "--corpus", str(tmp_path / "text"))
+    command = (*RECIPE, "--corpus", str(tmp_path / "text"))
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    subprocess.run([*recipe, "--folder", str(undisturbed)], check=True, capture_output=True)
-
-    run = subprocess.Popen([*recipe, "--folder", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (killed / "training" / "20").exists():
-        assert run.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.01)
-    run.kill()
-    run.wait()
-    assert not (killed / "model.safetensors").exists()
-
-    subprocess.run([*recipe, "--folder", str(killed)], check=True, capture_output=True)
-    expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, killed))
-    assert expected.keys() == found.keys()
-    for name, weights in expected.items():
-        np.testing.assert_array_equal(weights, found[name], err_msg=name)
+    run(command, undisturbed)
+    kill(command, killed, after="training/20")
+    run(command, killed)
+    assert_same_weights(undisturbed, killed)
     for folder in (undisturbed, killed):
         record = json.loads((folder / "training.json").read_text())
         assert record["steps"] == 60
@@ -60,13 +45,11 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
 
     added = next(name for name in map("more{}".format, range(100)) if part_of(name) == "train")
     (tmp_path / "text" / f"{added}.txt").write_text("text that was not there before")
-    other = subprocess.run([*recipe, "--folder", str(killed)], capture_output=True, text=True)
-    assert other.returncode != 0
-    assert "remove it or go on with that" in other.stderr
+    assert "remove it or go on with that" in refusal(command, killed)
 
     twin = tmp_path / "twin"
     (tmp_path / "text" / f"{added}.txt").unlink()
-    subprocess.run([*recipe, "--layers", "1", "--folder", str(twin)], check=True, capture_output=True)
+    run((*command, "--layers", "1"), twin)
     card = (
         str(Path(sys.executable).with_name("jaxinterp")),
         "card",
