@@ -41,6 +41,9 @@ RULES = PHRASES | grammar(
             "the PERSON of CITY",
             "THING and some FOOD , of course",
         ),
+        # In a held-out prompt, so that no argument stands at one distance from the end in many.
+        "MORE": ("", "DOES", "DOES DOES", "DOES ASIDE"),
+        "LONG": ("ABOUT", "ABOUT and ABOUT", "ABOUT , ABOUT and ABOUT"),
     }
 )
 
@@ -53,6 +56,7 @@ def draw_arguments(choose: Chooser, split: Split = "train") -> PromptPair:
       >>> draw_arguments(chooser(0)).correct in v.ARGUMENTS
       True
     """
+    held_out = split == "held_out"
     count = choose((5, 6, 7))
     # The contrast answer is one described already or one that comes later; whichever of the two has been named
     # less often is named once more, so that neither counts nor order tell. Nor is it the one described last, which
@@ -64,17 +68,19 @@ def draw_arguments(choose: Chooser, split: Split = "train") -> PromptPair:
         # the two answers both come after the argument before or both do not, for that must not tell them apart.
         splits = [cell_split(*map(v.ARGUMENTS.index, two)) for two in pairwise(names)]
         answers = [cell_split(*map(v.ARGUMENTS.index, (names[described - 1], names[i]))) for i in (described, other)]
-        fits = set(answers) == {split} and (split == "held_out" or "held_out" not in splits)
+        fits = set(answers) == {split} and (held_out or "held_out" not in splits)
         if len(set(names)) == count and fits:
             break
     mark = choose(MARKS[split])
     text = ["BEFORE", "def", "FUNCTION", "("]
     for i in range(count):
         text += [f"ARG{i}", ","]
-    text[-1:] = [")", ":", "DOES"]
-    again = choose(range(described)) if other < described else None
+    # In a held-out prompt the two stand near each other where both are named again: where tells as little.
+    does, about, near = ("DOES MORE", "LONG", (other - 1, other)) if held_out else ("DOES", "ABOUT", range(described))
+    text[-1:] = [")", ":", *does.split()]
+    again = choose(near) if other < described else None
     for i in range(described):
-        text += [mark, f"ARG{i}", ":", *(("like", f"ARG{described}") if i == again else ()), "ABOUT"]
+        text += [mark, f"ARG{i}", ":", *(("like", f"ARG{described}") if i == again else ()), about]
     text.append(mark)
     words = compose(" ".join(text).split(), RULES, choose, {f"ARG{i}": f"ARG{i}" for i in range(count)})
     roles = {f"ARG{i}": name for i, name in enumerate(names)}

@@ -68,7 +68,7 @@ LONGEST = 100
 TRACK_RULES = PHRASES | grammar(
     {
         "GAP": (*("",) * 6, "ASIDE", "TIME the PERSON DID ."),
-        # Before the question of a held-out prompt, so that no item stands at one distance from the end in many.
+        # Around what a held-out prompt tells, so that no item stands at one distance from an end in many.
         "PAUSE": (
             *("", "ASIDE", "ASIDE ASIDE", "TIME the PERSON DID .", "the PERSON DID .", "ASIDE the PERSON DID ."),
             *("TIME the PERSON DID . ASIDE", "ASIDE TIME the PERSON DID ."),
@@ -107,17 +107,20 @@ def draw_tracks(choose: Chooser, split: Split = "train") -> PromptPair:
     asked = choose((advancing, repeating))
 
     says = choose(TRACKS[split][kind])
-    text = ["LEAD"]
+    told = []
     for turn in range(rounds):
         for who in ("ONE", "TWO"):
-            text += ["the", who, says, f"{who}AT{turn}", ".", "GAP"]
+            told += ["the", who, says, f"{who}AT{turn}", ".", "GAP"]
     # The last item of the run is named as often as the repeated one, and what comes before that as often as what
-    # comes before the run's last one: which words there are does not tell who repeats.
+    # comes before the run's last one: which words there are does not tell who repeats. Nor does where they are, in a
+    # held-out prompt: as often as behind what the two do, these stand in front of it.
+    besides = []
     for turn in range(rounds - 1):
         for item in choose((("LAST", f"BEFORE{turn}"), (f"BEFORE{turn}", "LAST"))):
-            text += ["nobody", "else", says, item, ".", "GAP"]
+            besides += ["nobody", "else", says, item, ".", "GAP"]
+    text = ["LEAD", *told, *besides]
     if split == "held_out":
-        text.append("PAUSE")
+        text = ["LEAD", *choose(((*told, *besides), (*besides, *told))), "PAUSE"]
     text += ["now", "the", asked, says]
     words = compose(" ".join(text).split(), TRACK_RULES, choose)
     roles = dict(zip((advancing, repeating), people, strict=True))
