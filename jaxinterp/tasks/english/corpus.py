@@ -149,8 +149,8 @@ def batch(
 ) -> np.ndarray:
     """The training batch of one step: `int32[size, n_ctx + 1]`, rows full of documents, each after `<bos>`.
 
-    Three rows in four begin in the middle of a document, at a random word. Nothing but the arguments decides, so a
-    run that is resumed at a step sees what it would have seen.
+    Three rows in four begin in the middle of a document, at a random word; one document in eight is one that the row
+    has had already. Nothing but the arguments decides, so a run that is resumed at a step sees what it would have seen.
 
     Args:
       ids: token of each word, as `word_tokenizer().get_vocab()` gives it.
@@ -177,14 +177,20 @@ def batch(
         )
     choose = chooser((seed, step))
     stream = _stream(choose, split, mechanisms)
+
+    def following(had: Sequence[tuple[str, list[str]]]) -> tuple[str, list[str]]:
+        return choose(had) if had and choose(range(8)) == 0 else next(stream)
+
     rows = np.empty((size, n_ctx + 1), np.int32)
     for row in rows:
         cut = choose((0, *(choose(range(48)) for _ in range(3))))
         tokens: list[int] = []
+        had: list[tuple[str, list[str]]] = []
         while len(tokens) < cut + n_ctx + 1:
-            name, text = next(stream)
+            name, text = following(had)
             while name in EVALUATED and (len(tokens) - cut) % 8 == HELD_OUT_OFFSET:
-                name, text = next(stream)
+                name, text = following(had)
+            had.append((name, text))
             tokens.append(ids["<bos>"])
             tokens.extend([ids[word] for word in text])
         row[:] = tokens[cut : cut + n_ctx + 1]

@@ -1,6 +1,7 @@
 """The kinds of document that training text is made of: the tasks' sentences, finished, and their counterexamples."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.english import vocabulary as v
@@ -8,7 +9,7 @@ from jaxinterp.tasks.english.agreement import SEES, draw_agreement
 from jaxinterp.tasks.english.arguments import RULES as ARGUMENTS_RULES
 from jaxinterp.tasks.english.arguments import draw_arguments
 from jaxinterp.tasks.english.biographies import draw_biography, named_in
-from jaxinterp.tasks.english.facts import draw_fact
+from jaxinterp.tasks.english.facts import RELATIONS, draw_fact, facts
 from jaxinterp.tasks.english.greater_than import combinations as years
 from jaxinterp.tasks.english.greater_than import draw_greater_than
 from jaxinterp.tasks.english.indirect_objects import MENTIONS, draw_indirect_object
@@ -22,6 +23,8 @@ from jaxinterp.tasks.english.vocabulary import Noun
 from jaxinterp.tasks.grammar import compose, expand, grammar
 from jaxinterp.tasks.splits import Split
 from jaxinterp.tasks.successions import SERIES, draw_succession, items
+
+T = TypeVar("T")
 
 RULES = PHRASES | grammar(
     {
@@ -82,6 +85,7 @@ MECHANISMS = (
     "biography",
     "interleaved_succession",
     "greater_than",
+    "almanac",
     "chronicle",
     "full_name",
     "succession",
@@ -233,6 +237,17 @@ def _answered(draw: Callable) -> Callable[[Chooser, Split], list[str]]:
     return document
 
 
+def _almanac(choose: Chooser, split: Split) -> list[str]:
+    """Plain facts about subjects of a kind, one after the other: what other sentences tell among much else."""
+    relation = choose(tuple(RELATIONS))
+    title, _, verb = RELATIONS[relation]
+    text = write((choose(("CHRONICLE", "LOUD")),), choose, RULES)
+    between = choose((";", ",", "and"))
+    for subject, value in _different(choose, tuple(facts()[relation].items()), choose(range(2, 7))):
+        text += [*title.split(), *subject, *verb.split(), value, between]
+    return [*text[:-1], "."]
+
+
 def _chronicle(choose: Chooser, split: Split) -> list[str]:
     """Events with the years of their beginnings and ends: what year came before says nothing about the next."""
     text = write(("CHRONICLE",), choose, RULES)
@@ -322,9 +337,9 @@ def _pairs_again(choose: Chooser, split: Split) -> list[str]:
     return [*words[: len(words) - len(comma)], "."]
 
 
-def _different(choose: Chooser, words: Sequence[str], n: int) -> list[str]:
-    """`n` of the words, none twice."""
-    left = list(words)
+def _different(choose: Chooser, things: Sequence[T], n: int) -> list[T]:
+    """`n` of the things, none twice."""
+    left = list(things)
     return [left.pop(choose(range(len(left)))) for _ in range(n)]
 
 
@@ -385,6 +400,7 @@ _DRAW: Mapping[str, Callable[[Chooser, Split], list[str]]] = {
     "biography": _biography,
     "interleaved_succession": _answered(draw_tracks),
     "greater_than": _answered(draw_greater_than),
+    "almanac": _almanac,
     "chronicle": _chronicle,
     "full_name": _full_name,
     "succession": _succession,

@@ -112,15 +112,15 @@ def draw_tracks(choose: Chooser, split: Split = "train") -> PromptPair:
         for who in ("ONE", "TWO"):
             told += ["the", who, says, f"{who}AT{turn}", ".", "GAP"]
     # The last item of the run is named as often as the repeated one, and what comes before that as often as what
-    # comes before the run's last one: which words there are does not tell who repeats. Nor does where they are, in a
-    # held-out prompt: as often as behind what the two do, these stand in front of it.
+    # comes before the run's last one: which words there are does not tell who repeats. Nor does where they are: as
+    # often as behind what the two do, these stand in front of it.
     besides = []
     for turn in range(rounds - 1):
         for item in choose((("LAST", f"BEFORE{turn}"), (f"BEFORE{turn}", "LAST"))):
             besides += ["nobody", "else", says, item, ".", "GAP"]
-    text = ["LEAD", *told, *besides]
+    text = ["LEAD", *choose(((*told, *besides), (*besides, *told)))]
     if split == "held_out":
-        text = ["LEAD", *choose(((*told, *besides), (*besides, *told))), "PAUSE"]
+        text.append("PAUSE")
     text += ["now", "the", asked, says]
     words = compose(" ".join(text).split(), TRACK_RULES, choose)
     roles = dict(zip((advancing, repeating), people, strict=True))
