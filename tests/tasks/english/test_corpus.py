@@ -286,6 +286,19 @@ def test_tasks_never_begin_at_held_out_offsets():
     assert min(found[offset] for offset in range(8) if offset != HELD_OUT_OFFSET) > 0
 
 
+def test_one_document_in_eight_is_read_again():
+    ids = word_tokenizer().get_vocab()
+    rows = batch(ids, 0, seed=1, size=32, n_ctx=2000)
+    again = found = 0
+    for row in rows:
+        texts = [tuple(row[start:end]) for start, end in pairwise(np.flatnonzero(row == ids["<bos>"]))]
+        for i, text in enumerate(texts[1:], 1):
+            again += text in texts[:i]
+            found += 1
+    assert found > 2000
+    assert 0.10 < again / found < 0.15
+
+
 def test_an_incomplete_vocabulary_is_an_error():
     with pytest.raises(KeyError):
         batch({"<bos>": 0, "Mary": 1}, 0, seed=0, size=1, n_ctx=8)

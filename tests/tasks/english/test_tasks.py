@@ -1,5 +1,8 @@
 """What holds of every task of `english`: alignment, answers, positions, seeds, splits; and what each alone promises."""
 
+from collections import Counter
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -19,7 +22,8 @@ from jaxinterp.tasks.english import (
     word_tokenizer,
 )
 from jaxinterp.tasks.english import vocabulary as v
-from jaxinterp.tasks.english.facts import facts
+from jaxinterp.tasks.english.corpus import documents
+from jaxinterp.tasks.english.facts import RELATIONS, facts
 from jaxinterp.tasks.english.indirect_objects import MENTIONS
 from jaxinterp.tasks.english.nesting import CLOSERS
 from jaxinterp.tasks.successions import SERIES
@@ -86,6 +90,22 @@ def test_facts_are_what_the_table_says_and_both_subjects_may_be_named():
         assert len(known) == len(firsts) * len(lasts)
 
 
+def test_almanacs_tell_what_is_true_of_several_subjects():
+    relations = Counter()
+    for text in islice(documents(0, mechanisms=("almanac",)), 200):
+        told = []
+        for name, relation in RELATIONS.items():
+            title, verb = relation.title.split(), relation.verb.split()
+            for (first, last), value in facts()[name].items():
+                if " ".join((*title, first, last, *verb, value)) in text:
+                    told.append(name)
+        assert 2 <= len(told) <= 6
+        assert len(set(told)) == 1
+        assert text.count(RELATIONS[told[0]].verb) == len(told), "nothing but what is true is told"
+        relations[told[0]] += 1
+    assert relations.keys() == RELATIONS.keys()
+
+
 def test_years_go_on():
     for pair in greater_than(300, seed=0):
         year = pair.clean.split()[pair.positions["YY"]]
@@ -95,7 +115,7 @@ def test_years_go_on():
 
 def test_whoever_is_asked_about_goes_on_or_repeats():
     after = {a: b for series in SERIES.values() for a, b in zip(series, series[1:] + series[:1], strict=True)}
-    kinds = set()
+    kinds, besides_first = set(), set()
     for pair in interleaved_successions(300, seed=0):
         words = pair.clean.split()
         first, last = words[pair.positions["FIRST"]], words[pair.positions["LAST"]]
@@ -103,7 +123,8 @@ def test_whoever_is_asked_about_goes_on_or_repeats():
         assert pair.wrong == (after[last] if first == last else last)
         assert words.count(pair.correct if first == last else pair.wrong) >= 2
         kinds.add(first == last)
-    assert kinds == {True, False}
+        besides_first.add(words.index("else") < pair.positions["FIRST"])
+    assert kinds == besides_first == {True, False}
 
 
 def test_who_goes_on_from_which_item_is_in_one_split_only():
