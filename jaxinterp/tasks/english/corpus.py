@@ -149,8 +149,8 @@ def batch(
 ) -> np.ndarray:
     """The training batch of one step: `int32[size, n_ctx + 1]`, rows full of documents, each after `<bos>`.
 
-    Three rows in four begin in the middle of a document, at a random word; one document in eight is one that the row
-    has had already. Nothing but the arguments decides, so a run that is resumed at a step sees what it would have seen.
+    Three rows in four begin in the middle of a document, at a random word; one document in six is one that the row has
+    had already, or its end. Nothing but the arguments decides: a run that is resumed at a step sees what it would have.
 
     Args:
       ids: token of each word, as `word_tokenizer().get_vocab()` gives it.
@@ -179,7 +179,10 @@ def batch(
     stream = _stream(choose, split, mechanisms)
 
     def following(had: Sequence[tuple[str, list[str]]]) -> tuple[str, list[str]]:
-        return choose(had) if had and choose(range(8)) == 0 else next(stream)
+        if not had or choose(range(6)):
+            return next(stream)
+        name, text = choose(had)
+        return name, text[choose((0, choose(range(1 + len(text) // 2)))) :]
 
     rows = np.empty((size, n_ctx + 1), np.int32)
     for row in rows:

@@ -80,13 +80,13 @@ MECHANISMS = (
     "fact",
     "passage_twice",
     "agreement",
+    "chronicle",
     "list_twice",
     "pairs_again",
     "biography",
     "interleaved_succession",
     "greater_than",
     "almanac",
-    "chronicle",
     "full_name",
     "succession",
     "nesting",
@@ -178,9 +178,9 @@ def _indirect_object(choose: Chooser, split: Split) -> list[str]:
         # Somebody else gives: either may receive.
         text[last] = _other_name(choose, pair.correct, pair.wrong)
         answer = [choose((pair.correct, pair.wrong))]
-    elif kind == 7:
+    elif kind in (7, 8):
         answer = [pair.wrong, "'s", choose(v.RELATIVES)]
-    elif kind in (8, 9, 10):
+    elif kind in (9, 10, 11):
         answer = [pair.correct, "'s", choose(v.RELATIVES)]
     return [*text, *answer, *expand("CLOSE", RULES, choose)]
 
@@ -252,7 +252,7 @@ def _chronicle(choose: Chooser, split: Split) -> list[str]:
     """Events with the years of their beginnings and ends: what year came before says nothing about the next."""
     text = write(("CHRONICLE",), choose, RULES)
     to, between = choose(("-", "to")), choose((";", ",", "and"))
-    for _ in range(choose((2, 3, 4, 5))):
+    for _ in range(choose(range(2, 8))):
         event, year = choose(years(split))
         century = choose(v.CENTURIES)
         text += ["the", event, century, v.YEARS[year], to, century, choose(v.YEARS[year + 1 :]), between]

@@ -67,7 +67,9 @@ def test_every_mechanism_makes_texts_of_both_splits(mechanism):
 
 
 def test_held_out_prompts_are_of_words_that_training_text_has():
-    seen = set().union(*(text.split() for text in islice(documents(6), 40_000)))
+    # verbs are many
+    texts = (*islice(documents(6), 30_000), *islice(documents(6, mechanisms=("agreement",)), 10_000))
+    seen = set().union(*(text.split() for text in texts))
     for task in TASKS:
         for pair in task(1000, seed=1, split="held_out"):
             assert seen.issuperset([*pair.clean.split(), *pair.corrupted.split(), pair.correct, pair.wrong])
@@ -286,17 +288,19 @@ def test_tasks_never_begin_at_held_out_offsets():
     assert min(found[offset] for offset in range(8) if offset != HELD_OUT_OFFSET) > 0
 
 
-def test_one_document_in_eight_is_read_again():
+def test_one_document_in_six_is_read_again_whole_or_from_its_middle():
     ids = word_tokenizer().get_vocab()
     rows = batch(ids, 0, seed=1, size=32, n_ctx=2000)
-    again = found = 0
+    found = again = whole = 0
     for row in rows:
         texts = [tuple(row[start:end]) for start, end in pairwise(np.flatnonzero(row == ids["<bos>"]))]
         for i, text in enumerate(texts[1:], 1):
-            again += text in texts[:i]
+            again += any(each[-len(text) + 1 :] == text[1:] for each in texts[:i])
+            whole += text in texts[:i]
             found += 1
     assert found > 2000
-    assert 0.10 < again / found < 0.15
+    assert 0.14 < again / found < 0.20
+    assert 0.5 < whole / again < 0.7
 
 
 def test_an_incomplete_vocabulary_is_an_error():
