@@ -32,6 +32,8 @@ COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 #: How many made the weights that are here. A cycle is about an hour on two idle cores.
 CYCLES = 4
 
+LEARNING_RATE, WARMUP = 2e-3, 100
+
 #: The amplitude of the positions that training begins with, in spreads of a word's dimensions.
 POSITION_SCALE = 2.0
 
@@ -90,6 +92,9 @@ def main() -> None:
         "seed": args.seed,
         "batch": args.batch,
         "attn_dropout": args.attn_dropout,
+        "learning_rate": LEARNING_RATE,
+        "warmup": WARMUP,
+        "position_scale": POSITION_SCALE,
         "text": text.hexdigest()[:16],
     }
 
@@ -108,8 +113,8 @@ def main() -> None:
 
         folder.mkdir(parents=True, exist_ok=True)
         params, record = train(
-            loss, params, lambda step: rows(before + step), muon(args.steps, 2e-3, warmup=100), steps=args.steps,
-            seed=args.seed + before, settings=settings, folder=folder,
+            loss, params, lambda step: rows(before + step), muon(args.steps, LEARNING_RATE, warmup=WARMUP),
+            steps=args.steps, seed=args.seed + before, settings=settings, folder=folder,
             save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
         )  # fmt: skip
         record.write(folder)
@@ -119,7 +124,7 @@ def main() -> None:
     records = []
     for number in range(1, args.cycles + 1):
         folder = args.folder / "cycles" / str(number)
-        if not (folder / "model.safetensors").exists():
+        if not (folder / "config.json").exists():  # the file that is written last
             run_cycle(number, folder, params)
         # what is stored, so that a cycle begins the same whether or not the one before was run just now
         _, params, _ = ji.load(folder)
