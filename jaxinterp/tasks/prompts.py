@@ -139,7 +139,12 @@ def unknown_ids(tokenizer: Tokenizer) -> set[int]:
       >>> unknown_ids(tokenizer) == {tokenizer.token_to_id("<unk>")}
       True
     """
-    return {i for i in map(tokenizer.token_to_id, ("<unk>", "[UNK]", "<UNK>")) if i is not None}
+    usual = {i for i in map(tokenizer.token_to_id, ("<unk>", "[UNK]", "<UNK>")) if i is not None}
+    try:
+        pieces = tokenizer.model.tokenize("\U0010fffe")  # no text has this character
+    except Exception:  # what a Unigram model without an unknown token says is of no narrower type
+        return usual
+    return usual | {piece.id for piece in pieces if len(pieces) == 1}
 
 
 def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPairs:
@@ -164,8 +169,9 @@ def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPa
     unknown = unknown_ids(tokenizer)
     for number, (clean, corrupted) in enumerate(zip(*encoded.values(), strict=True)):
         for side, encoding in (("clean", clean), ("corrupted", corrupted)):
-            for token, span in zip(encoding.ids, encoding.offsets, strict=True):
-                if token in unknown:
+            tokens = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
+            for token, span, is_special in tokens:
+                if token in unknown and not is_special:
                     word = getattr(pairs[number], side)[slice(*span)]
                     raise ValueError(f"pair {number}: the tokenizer does not know {word!r}, in the {side} prompt")
         if len(clean.ids) != len(corrupted.ids):

@@ -168,11 +168,20 @@ def test_a_year_that_is_one_token_is_no_answer():
     assert not any({"76", "00"} & {*text.correct, *text.wrong} for text in of_1700s)
 
 
-def word_level(known):
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(("<unk>", *known.split())))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+def word_level(known, unknown="<unk>"):
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys((unknown, *known.split())))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return tokenizer
+
+
+def test_words_that_are_not_known_make_no_pair_whatever_stands_for_them():
+    verbs = " ".join(form for pair in (*words.AUXILIARIES, *words.TRANSITIVES) for form in pair)
+    tokenizer = word_level(f"The the near behind author authors teacher teachers {verbs}", unknown="odd")
+    made = natural.agreement(20, tokenizer, seed=0, structure="across_pp")
+    clean, corrupted = (np.asarray(run.tokens) for run in (made.pairs.clean, made.pairs.corrupted))
+    assert (clean != corrupted).any(axis=1).all()
+    assert not np.isin(clean, tokenizer.token_to_id("odd")).any()
 
 
 def test_years_need_a_tokenizer_that_splits_them():

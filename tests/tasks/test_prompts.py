@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import jaxinterp as ji
-from jaxinterp.tasks.prompts import answer_token
+from jaxinterp.tasks.prompts import answer_token, unknown_ids
 
 
 def byte_level():
@@ -39,6 +39,15 @@ def test_unknown_words_are_told():
     pair = ji.tasks.PromptPair("Mary and zzyx", "Mary and John", "went", "ran", {})
     with pytest.raises(ValueError, match="pair 0: the tokenizer does not know 'zzyx', in the clean prompt"):
         ji.tokenize_pairs([pair], tokenizer)
+
+
+def test_unknown_words_are_known_as_such_whatever_stands_for_them():
+    words = Tokenizer(models.WordLevel({"odd": 0, "Mary": 1}, unk_token="odd"))
+    pieces = Tokenizer(models.Unigram([("Mary", -1.0), ("odd", -9.0)], unk_id=1))
+    for tokenizer in (words, pieces):
+        assert unknown_ids(tokenizer) == {tokenizer.token_to_id("odd")}
+    assert unknown_ids(Tokenizer(models.Unigram([("Mary", -1.0)]))) == set()
+    assert unknown_ids(Tokenizer(models.BPE({"a": 0}, []))) == set()
 
 
 def test_pairs_and_prompts_can_be_sliced():

@@ -20,6 +20,7 @@ Edge = Literal["first", "last", "after"]
 #: Why a draft can be left out.
 UNKNOWN = "prompts with a word that the tokenizer does not know"
 LENGTHS = "pairs of different lengths"
+SAME = "pairs whose prompts are the same tokens"
 MISPLACED = "pairs whose words are not whole tokens at the same places"
 SEVERAL = "pairs with a word of several tokens where one is needed"
 ANSWERS = "pairs with an answer that is not one token behind both prompts"
@@ -179,18 +180,22 @@ def tokens_of(encoded: Encoded, text: str, start: int, end: int) -> tuple[int, i
 def align(draft: Draft, tokenizer: Tokenizer, bos: str | None) -> AlignedPair | str:
     """A draft in tokens, or why it is left out.
 
-    What holds of every pair that comes back: both prompts have as many tokens; every role and every exchanged field is
-    whole tokens, at the same places in both; all other tokens are the same; the prompt ends with its last token; and
-    each answer is the same one token behind both.
+    What holds of every pair that comes back: both prompts have as many tokens, not all the same; every role and every
+    exchanged field is whole tokens, at the same places in both; all other tokens are the same; the prompt ends with its
+    last token; and each answer is the same one token behind both.
     """
     (clean_text, clean_places), (corrupted_text, corrupted_places) = (
         render(draft.template, values) for values in (draft.clean, draft.corrupted)
     )
     clean, corrupted = (encode(tokenizer, text, bos) for text in (clean_text, corrupted_text))
-    if unknown_ids(tokenizer) & {*clean.ids, *corrupted.ids}:
-        return UNKNOWN
+    unknown = unknown_ids(tokenizer)
+    for side in (clean, corrupted):
+        if any(i in unknown for i, span in zip(side.ids, side.spans, strict=True) if span is not None):
+            return UNKNOWN
     if len(clean.ids) != len(corrupted.ids):
         return LENGTHS
+    if clean.ids == corrupted.ids:
+        return SAME
     for text, side in ((clean_text, clean), (corrupted_text, corrupted)):
         if side.spans[-1] is None or side.spans[-1][1] != len(text):
             return MISPLACED
