@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class TrainingRecord:
     Attributes:
       settings: what the recipe was asked for.
       steps: how many steps were taken.
-      hours: on the clock, all processes of a resumed run together.
+      hours: on the clock, all processes of a resumed run together; what a kill undid is not counted.
       cpu_hours: of processor time, likewise.
       losses: the training loss in nats, a mean over each `CURVE_STEPS` steps.
       machine: how many processors there were and what jax ran on.
@@ -71,9 +71,19 @@ class TrainingRecord:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> "TrainingRecord | None":
-        """The record that lies in a folder, or `None`."""
+        """The record that lies in a folder, or `None`.
+
+        Raises:
+          ValueError: a `training.json` that is of something else.
+        """
         path = Path(folder) / RECORD
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        if not path.is_file():
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names = {field.name for field in fields(cls)}
+        if not isinstance(found, dict) or found.keys() != names:
+            raise ValueError(f"{path} is no record of training: expected {', '.join(sorted(names))}")
+        return cls(**found | {"losses": tuple(found["losses"])})
 
 
 def adamw(steps: int, learning_rate: float, *, warmup: int = 200, weight_decay: float = 0.05) -> Any:
@@ -133,7 +143,7 @@ def _is_matrix(params: Params) -> dict[str, bool]:
 
 
 def scaled_init(model: Transformer, seed: int) -> Params:
-    """Initial weights with the spread `1 / sqrt(d_model)`: GPT-2's 0.02 is meant for wider models.
+    """`model.init`'s weights with the spread `1 / sqrt(d_model)` in place of GPT-2's 0.02, meant for wider models.
 
     Example:
       >>> from jaxinterp.training import scaled_init
@@ -156,7 +166,7 @@ def sinusoidal_init(model: Transformer, seed: int, scale: float) -> Params:
       scale: the sinusoids' amplitude.
 
     Raises:
-      ValueError: a model without a position embedding.
+      ValueError: a model without a position embedding, or with fewer than eight dimensions.
 
     Example:
       >>> from jaxinterp.training import sinusoidal_init
@@ -166,6 +176,8 @@ def sinusoidal_init(model: Transformer, seed: int, scale: float) -> Params:
     """
     if model.config.positions not in ("learned", "qk"):
         raise ValueError(f"expected a model with a position embedding, got positions={model.config.positions!r}")
+    if model.config.d_model < 8:
+        raise ValueError(f"d_model must be at least 8, a quarter of which is for positions, got {model.config.d_model}")
     params, width = scaled_init(model, seed), _place_width(model)
     wavelengths = np.geomspace(3, 2 * model.config.n_ctx, width // 2)
     angles = 2 * np.pi * np.arange(model.config.n_ctx)[:, None] / wavelengths
@@ -190,7 +202,8 @@ def mimetic_init(model: Transformer, seed: int, scale: float) -> Params:
       scale: the amplitude of the sinusoids.
 
     Raises:
-      ValueError: a model without a position embedding, or whose keys are shared by several queries.
+      ValueError: a model without a position embedding, with fewer than eight dimensions, or whose keys are shared by
+        several queries.
 
     Example:
       >>> from jaxinterp.training import mimetic_init

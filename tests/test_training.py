@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxinterp as ji
-from jaxinterp.training import adamw, mimetic_init, muon, scaled_init, sinusoidal_init, train
+from jaxinterp.training import TrainingRecord, adamw, mimetic_init, muon, scaled_init, sinusoidal_init, train
 
 SIZES = {"n_layers": 3, "d_model": 64, "n_heads": 2, "d_vocab": 50, "n_ctx": 32}
 
@@ -127,3 +127,19 @@ def test_a_run_that_cannot_end_well_does_not_begin_or_go_on(tmp_path):
     with pytest.raises(FloatingPointError, match="the loss of step 12 is nan"):
         run(tmp_path, batches=lambda step: np.full(8, np.nan if step == 12 else 1, np.float32))
     assert (tmp_path / "training" / "10").is_dir(), "what was complete is still there"
+
+
+def test_a_record_comes_back_as_it_was_written_and_nothing_else_is_one(tmp_path):
+    record = TrainingRecord({"seed": 0}, 50, 0.5, 1.0, (3.0, 2.0), "2 processors, cpu")
+    record.write(tmp_path)
+    assert TrainingRecord.read(tmp_path) == record
+    (tmp_path / "training.json").write_text('{"epochs": 3}')
+    with pytest.raises(ValueError, match=r"training\.json is no record of training: expected cpu_hours, hours, losses"):
+        TrainingRecord.read(tmp_path)
+
+
+def test_places_need_dimensions():
+    model = ji.Transformer(ji.TransformerConfig(n_layers=1, d_model=4, n_heads=1, d_vocab=5, n_ctx=8))
+    for begin in (sinusoidal_init, mimetic_init):
+        with pytest.raises(ValueError, match="d_model must be at least 8, a quarter of which is for positions, got 4"):
+            begin(model, 0, 1.0)

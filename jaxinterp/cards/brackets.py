@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 from tokenizers import Tokenizer
 
-from jaxinterp.cards.card import Card, Measure, loss_figure, mean, proportion, training_text
+from jaxinterp.cards.card import Card, Measure, loss_figure, mean, proportion, ratio, training_text
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.tasks.bracket_strings import KINDS, MAX_BRACKETS, MIXTURE, NEAR_MISSES
@@ -72,6 +72,7 @@ def card(
         raise ValueError("the tokenizer is not that of the task: expected jaxinterp.tasks.brackets.bracket_tokenizer()")
 
     by_kind: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    strings: dict[str, list[str]] = {}
     told: dict[str, list[np.ndarray]] = {name: [] for name in (*SHORTCUTS, ANY)}
     for number, kind in enumerate(KINDS):
         data = brackets(n, seed=(seed, number), split="held_out", kinds=(kind,))
@@ -80,29 +81,35 @@ def card(
             for name, each in (seen | {ANY: np.any(list(seen.values()), axis=0)}).items():
                 told[name].append(each)
         by_kind[kind] = np.asarray(data.label), _logit_differences(model, params, data)
+        strings[kind] = data.strings
     kinds = [
         proportion(
             f"{kind}: {KINDS[kind].meaning}",
             _right(*by_kind[kind]),
             at_least=BAR if kind in ("balanced", *NEAR_MISSES) else None,
+            groups=strings[kind],
         )
         for kind in KINDS
     ]
-    near = [_right(*by_kind[kind]) for kind in NEAR_MISSES]
-    kinds.append(proportion("all near misses together", np.concatenate(near), at_least=BAR))
+    near = np.concatenate([_right(*by_kind[kind]) for kind in NEAR_MISSES])
+    drawn = [string for kind in NEAR_MISSES for string in strings[kind]]
+    kinds.append(proportion("all near misses together", near, at_least=BAR, groups=drawn))
 
     mixed = brackets(4 * n, seed=(seed, len(KINDS)), split="held_out")
     difference = _logit_differences(model, params, mixed)
     right = _right(mixed.label, difference)
+    string = np.array(mixed.strings)
     lengths = [
-        proportion(f"{low} to {low + 9} brackets, {name}", right[chosen])
+        proportion(f"{low} to {low + 9} brackets, {name}", right[chosen], groups=string[chosen])
         for low in range(1, MAX_BRACKETS, 10)
         for label, name in ((1, "balanced"), (0, "not balanced"))
         if (chosen := (mixed.lengths >= low) & (mixed.lengths < low + 10) & (mixed.label == label)).any()
     ]
+    losses = np.logaddexp(0, np.where(mixed.label == 1, -difference, difference))
+    loss, low, high = ratio(losses, np.ones_like(losses))
     sure = [
-        proportion("accuracy on the mixture", right),
-        mean("loss on the mixture", np.logaddexp(0, np.where(mixed.label == 1, -difference, difference)), unit="nats"),
+        proportion("accuracy on the mixture", right, groups=string),
+        Measure("loss on the mixture", float(loss), float(low), float(high), len(losses)),
         mean("probability of the chosen answer, less accuracy", expit(abs(difference)) - right, unit="%"),
     ]
     figures: dict[str, tuple[Figure, str]] = {
@@ -112,9 +119,9 @@ def card(
         )
     }
     if record is not None:
-        loss = loss_figure(record)
-        loss.axes[0].set_ylabel("training loss (nats per string)")
-        figures["loss.png"] = (loss, "training loss")
+        curve = loss_figure(record)
+        curve.axes[0].set_ylabel("training loss (nats per string)")
+        figures["loss.png"] = (curve, "training loss")
     measures: dict[str, Sequence[Measure]] = {
         "Held-out strings by kind": kinds,
         "Held-out strings by length": lengths,
@@ -171,7 +178,7 @@ def _summary(model: Transformer, params: Params) -> str:
     n_weights = sum(int(np.size(weight)) for weight in params.values())
     return f"""
 A small transformer that tells whether a string of up to {MAX_BRACKETS} brackets is balanced, made to be taken apart by
-causal scrubbing. It comes with the library: `model, params, tokenizer = ji.load("brackets")`.
+causal scrubbing. `model, params, tokenizer = ji.load("brackets")` gives the one that comes with the library.
 
 | | |
 |---|---|
@@ -197,8 +204,9 @@ def _text(record: TrainingRecord | None, n: int, seed: int) -> str:
     shares = ", ".join(f"{kind} {100 * MIXTURE.count(kind) / len(MIXTURE):g} %" for kind in KINDS)
     return f"""
 An answer is right if the larger logit is that of the label. Every string counted is held out; {n:,} of each kind and
-{4 * n:,} of the mixture were drawn (seed {seed}), so that a short string, of which there are few, can count more than
-once. Intervals are Wilson's for proportions and from the t distribution for means.
+{4 * n:,} of the mixture were drawn (seed {seed}). A short string, of which there are few, can be drawn more than once:
+"cases" are different strings. Intervals are Wilson's for proportions, as wide as for so many, from a bootstrap for the
+loss, and from the t distribution for calibration.
 
 To be balanced is to have as many of each bracket and the right ends, so that no set of balanced strings and others can
 hide them from predictors that see no more. How far these go is in the last table, and the model's figures by kind go

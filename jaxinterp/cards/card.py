@@ -55,7 +55,7 @@ def proportion(
     *,
     at_least: float | None = None,
     at_most: float | None = None,
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | np.ndarray | None = None,
 ) -> Measure:
     """A proportion with its Wilson interval, against a bar if one is given.
 
@@ -181,9 +181,14 @@ class Card:
         """Writes `README.md` and the figures into a folder, each whole or not at all; returns the files.
 
         Raises:
-          ValueError: a folder that `check_folder` refuses. OSError: one that cannot be written.
+          ValueError: a folder that `check_folder` refuses, or that holds drawings of these names but no card.
+          OSError: one that cannot be written.
         """
         folder = check_folder(folder, self.name)
+        taken = [file for file in self.figures if (folder / file).exists()]
+        if taken and not (folder / "README.md").exists():
+            raise ValueError(f"{folder / taken[0]} is of no card: give another folder, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
         for file, (figure, _) in self.figures.items():
             write_whole(folder / file, partial(figure.savefig, dpi=110))
             plt.close(figure)
@@ -192,12 +197,13 @@ class Card:
 
 
 def check_folder(folder: str | os.PathLike[str], name: str) -> Path:
-    """Where a card may be written: a folder, made now, whose `README.md`, if there is one, is a card of that name.
+    """Where a card may be written: a folder, there or not, whose `README.md`, if there is one, is a card of that name.
 
     Raises:
-      ValueError: a `README.md` of something else. OSError: a folder that cannot be made.
+      ValueError: a `README.md` of something else, or what is no folder.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f"{folder} is no folder: give another")
     readme = Path(folder) / "README.md"
     if readme.is_file() and not readme.read_text(encoding="utf-8", errors="replace").startswith(f"# {name}\n"):
         raise ValueError(f"{readme} is not a card of {name!r}: give another folder, or remove it")

@@ -321,8 +321,8 @@ def _summary(model: Transformer, params: Params) -> str:
     return f"""
 A small transformer with behaviours that are known, and mechanisms behind them that are not trivial: who receives what
 is given, which noun a verb agrees with, what comes next in a series, which year can follow, what is true of whom,
-which bracket closes, and the copying of whatever was read before. It comes with the library: `model, params,
-tokenizer = ji.load("english")`.
+which bracket closes, and the copying of whatever was read before. `model, params, tokenizer =
+ji.load("english")` gives the one that comes with the library.
 
 | | |
 |---|---|
@@ -330,7 +330,7 @@ tokenizer = ji.load("english")`.
 LayerNorm before each sublayer, learned positions, tied embeddings |
 | context | {c.n_ctx} words, `<bos>` included |
 | vocabulary | {c.d_vocab - 3:,} words (punctuation is a word) and `<pad>`, `<bos>`, `<unk>` |
-| parameters | {n_weights:,}, stored as float16 and loaded as {c.dtype} |"""
+| parameters | {n_weights:,}, {c.dtype} (the recipe stores float16) |"""
 
 
 def _text(record: TrainingRecord | None, n: int, seed: int) -> str:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from jaxinterp.cards.card import Card, Measure, loss_figure, mean, ratio, training_text
 from jaxinterp.cards.losses import chunks, token_losses
+from jaxinterp.io.corpus import LINE, PARTS, package_of
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.tasks.ngrams import fit_ngrams, ngram_losses
@@ -21,22 +22,23 @@ TEXT = """
 ## Data
 
 {source}: {n_train:,} files with {train_tokens:,} tokens to train on, {n_evaluation:,} with {evaluation_tokens:,} to
-evaluate on. A file belongs to the part that the hash of its package's name decides, 80 packages in 100 to
-training, 6 to `whitelist` (where the tokens that induction helps with can be listed without a model), 4 to
-`selection` (where heads can be chosen) and 10 to `evaluation`, so that nothing measured here was trained on.
-Lines of 32 characters or more that an earlier file has are left out, and so are files that are mostly such lines
-(licences, copied modules). `manifest.json` has the hash of every file; on another version of Python this
-card says how many differ. The tokenizer is a byte-level BPE of {d_vocab:,} tokens, learnt from the training part.{note}
+evaluate on, of {n_packages:,} packages. A file belongs to the part that the hash of its package's name decides,
+{train_share} packages in 100 to training, {whitelist_share} to `whitelist` (where the tokens that induction helps with
+can be listed without a model), {selection_share} to `selection` (where heads can be chosen) and {evaluation_share} to
+`evaluation`, so that nothing measured here was trained on. Lines of {line} characters or more that an earlier file has
+are left out, and so are files that are mostly such lines (licences, copied modules). `manifest.json` has the hash of
+every file; on another version of Python this card says how many differ. The tokenizer is a byte-level BPE of
+{d_vocab:,} tokens, learnt from the training part.{note}
 
 ## Recipe
 
-    python models/induction/train.py                                # this model
+    python models/induction/train.py                                # the one that comes with the library
     python models/induction/train.py --seed 1 --folder FOLDER       # another seed
     python models/induction/train.py --layers 1 --folder TWIN       # the one-layer twin
     python models/induction/train.py --corpus DIR --folder FOLDER   # the same on any folder of text
     jaxinterp card induction --twin TWIN                            # this card
 
-{n_layers} layers of {n_heads} heads of {d_head}, without MLPs; LayerNorm before attention and before the
+{layers} of {n_heads} heads of {d_head}, without MLPs; LayerNorm before attention and before the
 unembedding, which is not tied to the embedding. Positions are added to the input of queries and keys alone, so
 that the stream and the values hold tokens and nothing about where they stand. Rows are `<bos>` and {n_ctx} tokens
 of one file, wherever they lie in it: real text only, none of it repeated on purpose. The position embedding
@@ -52,16 +54,15 @@ tenth of the learning rate. {cost}
   token before (previous token), and to the one it stands on when it was read before (duplicate token). The best
   head of each kind is chosen on one half of the draws and measured on the other.
 - *Losses* are means over all tokens of the evaluation part, in rows as in training, with 95 % intervals from a
-  bootstrap over files. The bigram and trigram models (interpolated Kneser-Ney) are fitted on the training part
-  and read the same rows.
+  bootstrap over packages, for files of one package resemble each other. The bigram and trigram models (interpolated
+  Kneser-Ney) are fitted on the training part and read the same rows.
 - *Induction applies* to a token that has followed its predecessor before in the same row.
 
 ## Limits
 
-It has read {where} and nothing else: other kinds of text are far from it, and its {size:,} parameters have seen
-the same files many times. Attention to the right token in random repeats says what a head does there,
-not that it does nothing else. Files of one package resemble each other more than the bootstrap over files allows
-for.
+It has read {where} and nothing else: other kinds of text are far from it. It has {size:,} parameters. Attention to the
+right token in random repeats says what a head does there, not that it does nothing else. Packages are of very different
+sizes, and a mean over tokens is mostly over the few largest.
 """
 
 
@@ -85,7 +86,7 @@ def card(
       model, params, tokenizer: what is measured, as `load` gives them.
       record: how it was trained, if that is known.
       train: the texts it was trained on, by path; the n-gram models are fitted on them.
-      evaluation: texts of other packages, by path.
+      evaluation: texts of other packages, by path (`io.corpus.package_of` says of which).
       source: where the texts are from, in words.
       note: a sentence on the texts, that they are not what the model was trained on, say.
       twin: a model of one layer with the same tokenizer, to compare with, and how it was trained.
@@ -93,8 +94,8 @@ def card(
       seed: decides the draws and the bootstrap.
 
     Raises:
-      ValueError: a tokenizer or a twin that does not fit the model, fewer than four draws, fewer than two
-        evaluation texts.
+      ValueError: a tokenizer or a twin that does not fit the model, fewer than four draws, evaluation texts of fewer
+        than two packages.
     """
     config = model.config
     if tokenizer.get_vocab_size() != config.d_vocab:
@@ -111,10 +112,12 @@ def card(
         )
     if draws < 4:
         raise ValueError(f"draws must be at least 4, to choose heads on one half and measure on the other: {draws}")
-    if len(evaluation) < 2:
-        raise ValueError(f"intervals over files need at least two evaluation texts, got {len(evaluation)}")
+    packages, package_of_file = np.unique([package_of(path) for path in evaluation], return_inverse=True)
+    if len(packages) < 2:
+        raise ValueError(f"intervals over packages need at least two with evaluation texts, got {len(packages)}")
     learnt, unseen = (tokenize_documents(tokenizer, texts) for texts in (train, evaluation))
     rows, document = all_windows(unseen, config.n_ctx)
+    package = package_of_file[document]
     train_rows, _ = all_windows(learnt, config.n_ctx)
     losses = {"this model": token_losses(model, params, rows)}
     if twin is not None:
@@ -127,7 +130,7 @@ def card(
     again = repeats(rows)[:, 1:]
 
     def loss(name: str, values: np.ndarray, where: np.ndarray = real, *, below: bool = False) -> Measure:
-        value, low, high, n = file_mean(values, real & where, document, seed=seed)
+        value, low, high, n = package_mean(values, real & where, package, seed=seed)
         bar = ("interval below 0", bool(high < 0)) if below else (None, None)
         return Measure(name, float(value), float(low), float(high), n, "nats", *bar)
 
@@ -160,8 +163,8 @@ def card(
     figures = {
         "heads.png": (_heads_figure(scores), "attention of each head on repeated random tokens"),
         "positions.png": (
-            _positions_figure(losses, real, document, seed),
-            "loss by position in the context, and 95 % of the bootstrap over files",
+            _positions_figure(losses, real, package, seed),
+            "loss by position in the context, and 95 % of the bootstrap over packages",
         ),
     }
     if record is not None:
@@ -172,13 +175,17 @@ def card(
         n_train=len(train),
         train_tokens=len(learnt.tokens),
         n_evaluation=len(evaluation),
+        n_packages=len(packages),
+        line=LINE,
+        layers=f"{config.n_layers} layer{'s' if config.n_layers > 1 else ''}",
         evaluation_tokens=len(unseen.tokens),
         n_random=n_random,
         cost=training_text(record) + ("" if twin is None else f" The twin. {training_text(twin[2])}"),
         where=source,
         size=sum(weight.size for weight in params.values()),
         note=f" {note}" if note else "",
-        **{name: getattr(config, name) for name in ("d_vocab", "n_layers", "n_heads", "d_head", "n_ctx")},
+        **{f"{part}_share": share for part, share in PARTS.items()},
+        **{name: getattr(config, name) for name in ("d_vocab", "n_heads", "d_head", "n_ctx")},
     )
     summary = (
         f"A transformer of {config.n_layers} attention-only layer{'s' if config.n_layers > 1 else ''}, trained on "
@@ -239,40 +246,40 @@ def head_scores(
     return scores, np.concatenate([np.asarray(losses) for _, losses in found])[:draws]
 
 
-def file_mean(
-    values: np.ndarray, where: np.ndarray, document: np.ndarray, *, bins: int | None = None, seed: int = 0
+def package_mean(
+    values: np.ndarray, where: np.ndarray, package: np.ndarray, *, bins: int | None = None, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """A mean over tokens with its 95 % interval from a bootstrap over the files that the tokens are in.
+    """A mean over tokens with its 95 % interval from a bootstrap over the packages that the tokens are in.
 
     Args:
-      values: float[row, pos]. where: bool[row, pos], the tokens that count. document: int[row].
+      values: float[row, pos]. where: bool[row, pos], the tokens that count. package: int[row].
       bins: how many stretches of positions have a mean each; `None` for one mean over all.
       seed: of the bootstrap.
 
     Returns:
-      mean, low, high, each a number or float[bin], and how many files have tokens that count.
+      mean, low, high, each a number or float[bin], and how many packages have tokens that count.
 
     Raises:
-      ValueError: fewer than two files have tokens that count.
+      ValueError: fewer than two packages have tokens that count.
 
     Example:
-      >>> from jaxinterp.cards.induction import file_mean
+      >>> from jaxinterp.cards.induction import package_mean
       >>> values = np.array([[1.0, 3.0], [2.0, 0.0], [3.0, 3.0]])
-      >>> value, low, high, n = file_mean(values, values > 0, np.array([0, 0, 1]))
+      >>> value, low, high, n = package_mean(values, values > 0, np.array([0, 0, 1]))
       >>> float(value), bool(low <= value <= high), n
       (2.4, True, 2)
     """
     width = values.shape[1]
     stretch = np.minimum(np.arange(width) * (bins or 1) // width, (bins or 1) - 1)
-    shape = int(document.max()) + 1, bins or 1
+    shape = int(package.max()) + 1, bins or 1
     sums, counts = np.zeros(shape), np.zeros(shape)
-    index = np.broadcast_to(document[:, None], values.shape), np.broadcast_to(stretch, values.shape)
+    index = np.broadcast_to(package[:, None], values.shape), np.broadcast_to(stretch, values.shape)
     np.add.at(sums, index, np.where(where, values, 0))
     np.add.at(counts, index, where)
     has_any = counts.any(axis=1)
     sums, counts = sums[has_any], counts[has_any]
     if len(sums) < 2:
-        raise ValueError(f"an interval needs tokens in at least two files, got {len(sums)}")
+        raise ValueError(f"an interval needs tokens in at least two packages, got {len(sums)}")
 
     value, low, high = ratio(sums, counts, seed=seed)
     if bins is None:
@@ -301,13 +308,13 @@ def _heads_figure(scores: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _positions_figure(losses: Mapping[str, np.ndarray], real: np.ndarray, document: np.ndarray, seed: int) -> Figure:
+def _positions_figure(losses: Mapping[str, np.ndarray], real: np.ndarray, package: np.ndarray, seed: int) -> Figure:
     figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
     n_ctx = real.shape[1]
     bins = min(32, n_ctx)
     middles = (np.arange(bins) + 0.5) * n_ctx / bins
     for number, (name, values) in enumerate(losses.items()):
-        value, low, high, _ = file_mean(values, real, document, bins=bins, seed=seed)
+        value, low, high, _ = package_mean(values, real, package, bins=bins, seed=seed)
         axes.plot(middles, value, color=f"C{number}", linewidth=1, label=name)
         axes.fill_between(middles, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
     axes.set(xlabel="position in the context", ylabel="loss (nats per token)")

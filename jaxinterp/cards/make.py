@@ -38,7 +38,8 @@ def make_card(
       corpus: for "induction", a folder of text; the running Python's standard library if not given.
 
     Raises:
-      ValueError: an unknown card, a model of something else, too few cases, a twin or a corpus for another card.
+      ValueError: an unknown card, a model of something else, too few cases, a twin or a corpus for another card, a
+        twin with another tokenizer or trained on other text.
       FileNotFoundError: no such model.
 
     Example:
@@ -70,7 +71,15 @@ def make_card(
     counts = text.differences(folder)
     differ = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     note = f"**This is not the text that the model was trained on**: of its files, {differ}."
-    other = None if twin is None else (*load(twin)[:2], TrainingRecord.read(find_folder(twin)))
+    other = None
+    if twin is not None:
+        its_model, its_params, its_tokenizer = load(twin)
+        its_record = TrainingRecord.read(find_folder(twin))
+        if its_tokenizer is None or its_tokenizer.to_str() != tokenizer.to_str():
+            raise ValueError(f"the twin {twin} has another tokenizer than {folder}: its losses are of other tokens")
+        if record and its_record and record.settings.get("text") != its_record.settings.get("text"):
+            raise ValueError(f"the twin {twin} was trained on other text than {folder}")
+        other = its_model, its_params, its_record
     card = induction.card(
         transformer, params, tokenizer, record, train=text.documents("train"), evaluation=text.documents("evaluation"),
         source=text.source, note=note if any(counts.values()) else "", twin=other, draws=cases,

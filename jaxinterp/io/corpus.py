@@ -232,7 +232,7 @@ def _gather(folder: Path, source: str, suffixes: tuple[str, ...] | None, exclude
 
 
 def deduplicate(texts: Mapping[str, str]) -> dict[str, str]:
-    """Texts without the lines that an earlier text has, so that no two share a line of any length.
+    """Texts without the lines that an earlier text has, so that no two share one of `LINE` characters or more.
 
     What counts are lines of `LINE` characters or more, the spaces around them left aside: licences and modules
     that were copied go, while `else:` and `return result` stay and code stays readable. What a text repeats of

@@ -170,11 +170,16 @@ def open_proportion(tokens: Any) -> np.ndarray:
       >>> open_proportion(tokenize_brackets(["())"]).tokens)[0, :5].round(2).tolist()
       [0.33, 0.33, 0.0, 0.0, nan]
     """
+    tokens = _rows(tokens)
+    n_open, n = (np.cumsum(each[:, ::-1], axis=1, dtype=np.int32)[:, ::-1] for each in (tokens == OPEN, tokens >= OPEN))
+    return np.divide(n_open, n, out=np.full(tokens.shape, np.nan), where=n > 0)
+
+
+def _rows(tokens: Any) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"tokens must be int[batch, pos], got {tokens.dtype}{list(tokens.shape)}")
-    n_open, n = (np.cumsum(each[:, ::-1], axis=1, dtype=np.int32)[:, ::-1] for each in (tokens == OPEN, tokens >= OPEN))
-    return np.divide(n_open, n, out=np.full(tokens.shape, np.nan), where=n > 0)
+    return tokens
 
 
 def count(tokens: Any) -> np.ndarray:
@@ -202,12 +207,15 @@ def horizon(tokens: Any) -> np.ndarray:
 def start_open(tokens: Any) -> np.ndarray:
     """Whether the first bracket is "(": bool[batch].
 
+    Raises:
+      ValueError: `tokens` are not int[batch, pos].
+
     Example:
       >>> from jaxinterp.tasks.brackets import start_open, tokenize_brackets
       >>> start_open(tokenize_brackets(["()", ")("]).tokens).tolist()
       [True, False]
     """
-    return np.asarray(tokens)[:, 1] == OPEN
+    return _rows(tokens)[:, 1] == OPEN
 
 
 def balanced(tokens: Any) -> np.ndarray:

@@ -169,8 +169,8 @@ def tokenize_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> TokenPa
     unknown = unknown_ids(tokenizer)
     for number, (clean, corrupted) in enumerate(zip(*encoded.values(), strict=True)):
         for side, encoding in (("clean", clean), ("corrupted", corrupted)):
-            tokens = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
-            for token, span, is_special in tokens:
+            each = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
+            for token, span, is_special in each:
                 if token in unknown and not is_special:
                     word = getattr(pairs[number], side)[slice(*span)]
                     raise ValueError(f"pair {number}: the tokenizer does not know {word!r}, in the {side} prompt")

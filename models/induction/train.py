@@ -17,7 +17,7 @@ import jaxinterp as ji
 from jaxinterp.cards.induction import head_scores
 from jaxinterp.cards.make import make_card
 from jaxinterp.io import checkpoints
-from jaxinterp.io.corpus import read_corpus, standard_library
+from jaxinterp.io.corpus import package_of, read_corpus, standard_library
 from jaxinterp.tasks.text import byte_pair_tokenizer, random_windows, tokenize_documents
 from jaxinterp.training import adamw, sinusoidal_init, train
 
@@ -57,8 +57,17 @@ def main() -> None:
     if args.seed < 0:
         parser.error(f"--seed must not be negative, got {args.seed}")
 
+    if args.n_ctx < 5:
+        parser.error(f"--n-ctx must be at least 5, for two tokens to be read twice, got {args.n_ctx}")
+    if args.vocab < 257:
+        parser.error(f"--vocab must be at least 257, the bytes and <bos>, got {args.vocab}")
+    if args.corpus is not None and not args.corpus.is_dir():
+        parser.error(f"--corpus must be a folder, got {args.corpus}")
+
     corpus = standard_library() if args.corpus is None else read_corpus(args.corpus)
-    corpus.documents("evaluation")  # says now, and not after hours, if there is nothing to evaluate on
+    # says now, and not after hours, if there is nothing to measure an interval on
+    if len({package_of(path) for path in corpus.documents("evaluation")}) < 2:
+        parser.error(f"--corpus must have at least two packages to evaluate on, or files at its top, got {args.corpus}")
     texts = corpus.documents("train")
     tokenizer = byte_pair_tokenizer(texts.values(), size=args.vocab)
     stream = tokenize_documents(tokenizer, texts)
@@ -91,6 +100,7 @@ def main() -> None:
         **{name: getattr(args, name) for name in ("layers", "seed", "batch", "n_ctx", "d_model", "heads", "vocab")},
         "learning_rate": args.learning_rate,
         "weight_decay": WEIGHT_DECAY,
+        "position_scale": POSITION_SCALE,
         # other text, or another tokenizer, is another run
         "text": hashlib.sha256(stream.tokens.tobytes() + stream.ends.tobytes()).hexdigest()[:16],
     }

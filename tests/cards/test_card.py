@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from jaxinterp.cards.card import Card, Measure, check_folder, proportion, ratio
+from jaxinterp.cards.card import Card, Measure, check_folder, loss_figure, proportion, ratio
 from jaxinterp.cards.make import make_card
 from jaxinterp.cli import main
+from jaxinterp.training import TrainingRecord
 
 
 def test_a_card_replaces_itself_and_nothing_else(tmp_path):
@@ -19,8 +20,18 @@ def test_a_card_replaces_itself_and_nothing_else(tmp_path):
     assert "own words" in (tmp_path / "README.md").read_text()
     assert main(["card", "brackets", "--n", "4", "--output", str(tmp_path)]) == 2
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="exists"):
+    with pytest.raises(ValueError, match="file is no folder"):
         check_folder(tmp_path / "file", "small")
+
+
+def test_a_card_replaces_no_drawing_that_is_not_its_own(tmp_path):
+    (tmp_path / "loss.png").write_text("somebody's own")
+    record = TrainingRecord({}, 50, 0.1, 0.1, (3.0, 2.0), "")
+    card = Card("small", "A model.", {}, "", {"loss.png": (loss_figure(record), "losses")})
+    with pytest.raises(ValueError, match=r"loss\.png is of no card"):
+        card.write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+    assert (tmp_path / "loss.png").read_text() == "somebody's own"
 
 
 def test_cases_that_are_right_or_wrong_together_count_once():

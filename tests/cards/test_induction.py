@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import jaxinterp as ji
-from jaxinterp.cards.induction import card, file_mean, head_scores
+from jaxinterp.cards.induction import card, head_scores, package_mean
 from jaxinterp.cards.losses import token_losses
 from jaxinterp.tasks.text import byte_pair_tokenizer
 
@@ -45,27 +45,27 @@ def test_losses_do_not_depend_on_how_rows_are_cut(small):
 
 def test_means_weigh_every_token_alike_and_intervals_cluster():
     rng = np.random.default_rng(1)
-    document = np.repeat(np.arange(40), 5)
-    values = rng.normal(size=(200, 8)) + rng.normal(size=40)[document][:, None]
+    package = np.repeat(np.arange(40), 5)
+    values = rng.normal(size=(200, 8)) + rng.normal(size=40)[package][:, None]
     where = rng.random((200, 8)) < 0.7
-    value, low, high, n = file_mean(values, where, document)
+    value, low, high, n = package_mean(values, where, package)
     np.testing.assert_allclose(value, values[where].mean())
     assert n == 40
     assert low < value < high
-    # 40 files, and not 1,120 tokens, are what the mean is from
+    # 40 packages, and not 1,120 tokens, are what the mean is from
     assert 0.5 < (high - low) / (2 * 1.96 / 40**0.5) < 2
 
 
 def test_means_by_position():
     values = np.tile(np.arange(8.0), (6, 1))
-    value, low, high, _ = file_mean(values, np.ones((6, 8), bool), np.array([0, 0, 1, 1, 2, 2]), bins=4)
+    value, low, high, _ = package_mean(values, np.ones((6, 8), bool), np.array([0, 0, 1, 1, 2, 2]), bins=4)
     for each in (value, low, high):
         np.testing.assert_allclose(each, [0.5, 2.5, 4.5, 6.5])
 
 
-def test_one_file_has_no_interval():
-    with pytest.raises(ValueError, match="at least two files, got 1"):
-        file_mean(np.ones((2, 3)), np.array([[True] * 3, [False] * 3]), np.array([0, 1]))
+def test_one_package_has_no_interval():
+    with pytest.raises(ValueError, match="at least two packages, got 1"):
+        package_mean(np.ones((2, 3)), np.array([[True] * 3, [False] * 3]), np.array([0, 1]))
 
 
 def test_what_does_not_fit_is_refused(small):

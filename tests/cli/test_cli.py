@@ -236,9 +236,11 @@ def test_card_of_an_untrained_model(tmp_path, capsys):
         (("induction", "--model", "nowhere"), "no built-in model and no folder is called 'nowhere'"),
     ],
 )
-def test_errors_of_card(typed, told, capsys):
+def test_errors_of_card(typed, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["card", *typed]) == 2
     assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing is made"
 
 
 def test_natural_prompts_are_made_for_the_models_tokenizer(tmp_path, capsys):

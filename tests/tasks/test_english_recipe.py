@@ -19,7 +19,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     kill(RECIPE, killed, after="cycles/2/training/20")
     begun = (killed / "cycles" / "1" / "model.safetensors").stat().st_mtime_ns
     again = run(RECIPE, killed)
-    assert any(f"| {step}/60 " in again.stderr for step in (20, 30, 40))
+    assert "| 0/60 " not in again.stderr
     assert (killed / "cycles" / "1" / "model.safetensors").stat().st_mtime_ns == begun, "a cycle is not run again"
     assert_same_weights(undisturbed, killed)
     assert "remove it or go on with that" in refusal((*RECIPE, "--seed", "1"), killed)

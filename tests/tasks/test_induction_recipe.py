@@ -34,7 +34,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     run(command, undisturbed)
     kill(command, killed, after="training/20")
-    run(command, killed)
+    assert "| 0/60 " not in run(command, killed).stderr
     assert_same_weights(undisturbed, killed)
     for folder in (undisturbed, killed):
         record = json.loads((folder / "training.json").read_text())

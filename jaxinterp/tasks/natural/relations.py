@@ -99,7 +99,7 @@ RELATIONS = {
         ("{SUBJECT} is in the city of", "{SUBJECT} is located in the city of", "{SUBJECT} can be found in the city of"),
         """
         Paris: The Eiffel Tower, The Louvre, The Arc de Triomphe, The Moulin Rouge
-        Rome: The Colosseum, The Trevi Fountain, The Pantheon
+        Rome: The Colosseum, The Trevi Fountain, The Circus Maximus
         London: Big Ben, Buckingham Palace, The British Museum, Trafalgar Square
         Berlin: The Brandenburg Gate, Checkpoint Charlie, The Reichstag
         Moscow: The Kremlin, Red Square, The Bolshoi Theatre
