@@ -202,7 +202,12 @@ def _gather(folder: Path, source: str, suffixes: tuple[str, ...] | None, exclude
                 left_out["not files"] += 1  # sockets and pipes, which may never end
             elif not is_folder:
                 try:
-                    contents[path.relative_to(folder).as_posix()] = path.read_bytes()
+                    with path.open("rb") as file:
+                        beginning = file.read(1 << 13)  # of what is no text, however large, no more is read
+                        if b"\0" in beginning:
+                            left_out["not text"] += 1
+                        else:
+                            contents[path.relative_to(folder).as_posix()] = beginning + file.read()
                 except OSError as error:
                     unreadable(error)
         subfolders[:] = [name for name in subfolders if name in wanted]

@@ -64,14 +64,14 @@ def test_what_is_not_text_is_left_out_and_counted(tmp_path):
 
 def test_files_that_cannot_be_read_are_counted(tmp_path, monkeypatch):
     write(tmp_path, {"good.txt": "text", "locked.txt": "text"})
-    read_bytes = type(tmp_path).read_bytes
+    opened = type(tmp_path).open
 
-    def refuse(path):
+    def refuse(path, *how):
         if path.name == "locked.txt":
             raise PermissionError(13, "no permission", str(path))
-        return read_bytes(path)
+        return opened(path, *how)
 
-    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
     corpus = read_corpus(tmp_path)
     assert (paths(corpus), corpus.left_out) == (["good.txt"], {"unreadable": 1})
 
