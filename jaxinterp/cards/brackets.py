@@ -98,18 +98,18 @@ def card(
     mixed = brackets(4 * n, seed=(seed, len(KINDS)), split="held_out")
     difference = _logit_differences(model, params, mixed)
     right = _right(mixed.label, difference)
-    string = np.array(mixed.strings)
+    string, code = np.unique(mixed.strings, return_inverse=True)
     lengths = [
-        proportion(f"{low} to {low + 9} brackets, {name}", right[chosen], groups=string[chosen])
+        proportion(f"{low} to {low + 9} brackets, {name}", right[chosen], groups=code[chosen])
         for low in range(1, MAX_BRACKETS, 10)
         for label, name in ((1, "balanced"), (0, "not balanced"))
         if (chosen := (mixed.lengths >= low) & (mixed.lengths < low + 10) & (mixed.label == label)).any()
     ]
     losses = np.logaddexp(0, np.where(mixed.label == 1, -difference, difference))
-    loss, low, high = ratio(losses, np.ones_like(losses))
+    loss, low, high = ratio(np.bincount(code, losses), np.bincount(code))
     sure = [
-        proportion("accuracy on the mixture", right, groups=string),
-        Measure("loss on the mixture", float(loss), float(low), float(high), len(losses)),
+        proportion("accuracy on the mixture", right, groups=code),
+        Measure("loss on the mixture", float(loss), float(low), float(high), len(string)),
         mean("probability of the chosen answer, less accuracy", expit(abs(difference)) - right, unit="%"),
     ]
     figures: dict[str, tuple[Figure, str]] = {
@@ -126,7 +126,9 @@ def card(
         "Held-out strings by kind": kinds,
         "Held-out strings by length": lengths,
         "Loss and calibration": sure,
-        "Near misses that shortcuts tell": [proportion(name, np.concatenate(each)) for name, each in told.items()],
+        "Near misses that shortcuts tell": [
+            proportion(name, np.concatenate(each), groups=drawn) for name, each in told.items()
+        ],
     }
     return Card("brackets", _summary(model, params), measures, _text(record, n, seed), figures)
 
@@ -205,8 +207,8 @@ def _text(record: TrainingRecord | None, n: int, seed: int) -> str:
     return f"""
 An answer is right if the larger logit is that of the label. Every string counted is held out; {n:,} of each kind and
 {4 * n:,} of the mixture were drawn (seed {seed}). A short string, of which there are few, can be drawn more than once:
-"cases" are different strings. Intervals are Wilson's for proportions, as wide as for so many, from a bootstrap for the
-loss, and from the t distribution for calibration.
+"cases" are different strings, but for calibration. Intervals are Wilson's for proportions, as wide as for so many, from
+a bootstrap over strings for the loss, and from the t distribution for calibration.
 
 To be balanced is to have as many of each bracket and the right ends, so that no set of balanced strings and others can
 hide them from predictors that see no more. How far these go is in the last table, and the model's figures by kind go

@@ -29,7 +29,7 @@ from jaxinterp.training import TrainingRecord, mimetic_init, muon, train
 #: first: three rows in four of these steps, a share of the first cycle.
 COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 
-#: How many made the weights that are here. A cycle is about an hour on two idle cores.
+#: How many made the weights that are here. A cycle takes about 40 minutes on two idle cores.
 CYCLES = 4
 
 LEARNING_RATE, WARMUP = 2e-3, 100
