@@ -68,7 +68,7 @@ LONGEST = 100
 TRACK_RULES = PHRASES | grammar(
     {
         "GAP": (*("",) * 6, "ASIDE", "TIME the PERSON DID ."),
-        # Around what a held-out prompt tells, so that no item stands at one distance from an end in many.
+        # Before the question of a held-out prompt, so that no item stands at one distance from the end in many.
         "PAUSE": (
             *("", "ASIDE", "ASIDE ASIDE", "TIME the PERSON DID .", "the PERSON DID .", "ASIDE the PERSON DID ."),
             *("TIME the PERSON DID . ASIDE", "ASIDE TIME the PERSON DID ."),
