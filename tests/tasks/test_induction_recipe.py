@@ -1,6 +1,7 @@
-"""The recipe of `models/induction` on a small folder of text, killed and started again. Slow: three short trainings."""
+"""The recipe of `models/induction` on a small folder of text, killed and started again."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,17 @@ def write_corpus(folder):
             (folder / name / file).write_text("\n".join(lines))
 
 
-@pytest.mark.slow
+def test_one_package_to_evaluate_on_is_refused_before_training(tmp_path):
+    write_corpus(tmp_path / "text")
+    packages = [folder for folder in (tmp_path / "text").iterdir() if part_of(folder.name) == "evaluation"]
+    for folder in packages[1:]:
+        shutil.rmtree(folder)
+    told = refusal((*RECIPE, "--corpus", str(tmp_path / "text")), tmp_path / "model")
+    assert "at least two packages to evaluate on" in told
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow  # three short trainings
 def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path):
     write_corpus(tmp_path / "text")
     command = (*RECIPE, "--corpus", str(tmp_path / "text"))
