@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from optax.contrib import MuonDimensionNumbers
 from tqdm import tqdm
 
+from jaxinterp.io.results import write_whole
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 
@@ -50,9 +51,8 @@ class TrainingRecord:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes `training.json` into a folder, whole or not at all."""
-        partial_file = Path(folder) / f".{RECORD}"
-        partial_file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial_file, Path(folder) / RECORD)
+        text = json.dumps(asdict(self), indent=1) + "\n"
+        write_whole(Path(folder) / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
 
     @classmethod
     def joined(cls, records: Sequence["TrainingRecord"]) -> "TrainingRecord":

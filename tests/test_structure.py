@@ -18,7 +18,7 @@ PACKAGE = ROOT / "jaxinterp"
 #: A file imports only lower floors, or its own folder.
 FLOORS = {
     "model": 1, "tasks": 1, "metrics": 2, "patching": 3, "attribution": 4, "scrubbing": 4,
-    "io": 6, "plots": 6, "training": 6, "cards": 7, "cli": 8, "__main__": 9,
+    "io": 6, "plots": 6, "training": 7, "cards": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 
 
