@@ -80,11 +80,11 @@ MECHANISMS = (
     "fact",
     "passage_twice",
     "agreement",
+    "interleaved_succession",
     "chronicle",
     "list_twice",
     "pairs_again",
     "biography",
-    "interleaved_succession",
     "greater_than",
     "almanac",
     "full_name",
@@ -178,9 +178,9 @@ def _indirect_object(choose: Chooser, split: Split) -> list[str]:
         # Somebody else gives: either may receive.
         text[last] = _other_name(choose, pair.correct, pair.wrong)
         answer = [choose((pair.correct, pair.wrong))]
-    elif kind in (7, 8):
+    elif kind == 7:
         answer = [pair.wrong, "'s", choose(v.RELATIVES)]
-    elif kind in (9, 10, 11):
+    elif kind in (8, 9, 10):
         answer = [pair.correct, "'s", choose(v.RELATIVES)]
     return [*text, *answer, *expand("CLOSE", RULES, choose)]
 
