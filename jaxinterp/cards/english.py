@@ -211,15 +211,20 @@ def _greater_than(reader: Reader, pairs: Sequence[PromptPair]) -> tuple[list[Mea
     near = (count >= 5) & (first >= 6)
     after = np.where((distance > 0) & (distance <= 5), probs, 0).sum(axis=1)[near]
     before = np.where((distance > -5) & (distance <= 0), probs, 0).sum(axis=1)[near]
-    step = (probs[np.arange(len(pairs)), first + 1] - probs[np.arange(len(pairs)), first]) * count
+    following, given, preceding = (probs[np.arange(len(pairs)), first + step] * count for step in (1, 0, -1))
     curve = np.array([probs[distance == d].mean() if (distance == d).any() else np.nan for d in range(-20, 21)])
     return [
         mean("KL from the uniform distribution over later years to the model's", divergence, at_most=0.15),
         mean(
             "cut-off: the next year's probability less the given one's, of 1 / later years",
-            step,
+            following - given,
             unit="",
             at_least=SHARP,
+        ),
+        mean(
+            "the next year's less that of the year before the given one, likewise (Hanna et al. 2023, section 3)",
+            following - preceding,
+            unit="",
         ),
         mean("probability of all later years", np.where(allowed, probs, 0).sum(axis=1), unit="%"),
         mean("probability of the five years up to the first", before, unit="%"),

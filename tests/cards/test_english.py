@@ -64,9 +64,10 @@ def years(pairs, of):
 def test_the_divergence_is_zero_and_the_edge_whole_where_all_later_years_are_as_likely():
     pairs = greater_than(200, seed=0, split="held_out")
     measures, curve = _greater_than(years(pairs, lambda first: np.where(np.arange(100) > first, 1, 1e-30)), pairs)
-    divergence, edge, later, before, _ = (measure.value for measure in measures)
+    divergence, edge, around, later, before, _ = (measure.value for measure in measures)
     assert divergence == pytest.approx(0, abs=1e-6)
     assert edge == pytest.approx(1)
+    assert around == pytest.approx(1)
     assert later == pytest.approx(1)
     assert before == pytest.approx(0, abs=1e-9)
     assert curve[20] < 1e-9 < curve[21]
@@ -78,8 +79,17 @@ def test_what_knows_nothing_of_the_year_has_no_edge():
     first = np.array([int(pair.clean.split()[pair.positions["YY"]]) for pair in pairs])
     assert measures[0].value == pytest.approx(np.mean(np.log(100 / (99 - first))))
     assert measures[1].value == pytest.approx(0, abs=1e-9)
+    assert measures[2].value == pytest.approx(0, abs=1e-9)
     assert not measures[0].held
     assert not measures[1].held
+
+
+def test_a_year_that_is_copied_takes_the_edge_at_it_and_not_the_one_around_it():
+    pairs = greater_than(200, seed=0, split="held_out")
+    measures, _ = _greater_than(years(pairs, lambda first: np.where(np.arange(100) >= first, 1, 1e-30)), pairs)
+    assert measures[1].value == pytest.approx(0, abs=1e-9)
+    assert not measures[1].held
+    assert 0.9 < measures[2].value < 1
 
 
 def test_the_median_has_an_interval_that_covers():
