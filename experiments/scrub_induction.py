@@ -17,7 +17,9 @@ whose resampling raises the loss after whitelisted tokens, by an interval above 
 highest score); heads that attend to repeats are those of layer 0 with a duplicate-token score of 0.1 or more, three
 at most (if none has, the three with the highest). *Evaluation* is on part 4: prompts of `<bos>` and 127 tokens of one
 file that end in a whitelisted token, at most 2,000 drawn at random; the loss is that of the true next token. 100 % is
-the model; 0 % is the model with the outputs of the chosen heads resampled. Intervals are from a bootstrap over files.
+the model; 0 % is the model with the outputs of the chosen heads resampled. Intervals of parts 3 and 4 are from a
+bootstrap over packages (over files, when the protocol was fixed; those of one package resemble each other, and three in
+four are of four packages).
 
 Claims: the naive hypothesis recovers 25 to 45 % (the whole interval); with all refinements it recovers 81 % or more
 (the low end); each refinement, added last, recovers more than without it (interval above 0). Controls: keys that read
@@ -47,7 +49,7 @@ from matplotlib.figure import Figure
 
 import jaxinterp as ji
 from jaxinterp.cards.induction import head_scores
-from jaxinterp.io.corpus import Corpus, read_corpus, standard_library
+from jaxinterp.io.corpus import Corpus, package_of, read_corpus, standard_library
 from jaxinterp.io.results import write_whole
 from jaxinterp.scrubbing.induction import (
     REFINEMENTS,
@@ -76,29 +78,38 @@ def by_prompt(claim: ji.Hypothesis, params: Any, data: Any, n: int, key: jax.Arr
     return result.loss.values, result.model_loss.values
 
 
-def over_files(values: np.ndarray, document: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The mean over prompts, float[1 + draws, ...], of values [prompt, ...], files drawn with replacement."""
-    _, which = np.unique(document, return_inverse=True)
-    files = np.zeros((which.max() + 1, *values.shape[1:]))
-    np.add.at(files, which, values)
-    each = weights(len(files), seed)
-    return np.tensordot(each, files, 1) / (each @ np.bincount(which)).reshape(-1, *[1] * (values.ndim - 1))
+def over_packages(values: np.ndarray, package: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The mean over prompts, float[1 + draws, ...], of values [prompt, ...], packages drawn with replacement."""
+    _, which = np.unique(package, return_inverse=True)
+    sums = np.zeros((which.max() + 1, *values.shape[1:]))
+    np.add.at(sums, which, values)
+    each = weights(len(sums), seed)
+    return np.tensordot(each, sums, 1) / (each @ np.bincount(which)).reshape(-1, *[1] * (values.ndim - 1))
 
 
-def roles_of(model: Any, params: Any, data: Any, bos: int, n: int, key: jax.Array) -> tuple[InductionRoles, Any]:
+def roles_of(
+    model: Any, params: Any, data: Any, package: np.ndarray, bos: int, n: int, key: jax.Array
+) -> tuple[InductionRoles, Any]:
     """(the heads' roles by the rule above, what they rest on)."""
     scores, _ = head_scores(model, params, bos=bos, n=50)
     costs = {}
     for head in range(model.config.n_heads):
         loss, plain = by_prompt(without_heads(model, params, data, (head,)), params, data, n, key)
-        costs[head] = interval(over_files(loss - plain, data.document))
+        costs[head] = interval(over_packages(loss - plain, package))
     useful = [head for head, cost in costs.items() if cost.low > 0]
     means = {name: each.mean(0).tolist() for name, each in scores.items()}
     return roles_by_score(scores, least=SCORE, among=useful), {"scores": means, "costs": costs}
 
 
 def scrubbed(
-    model: Any, params: Any, data: Any, roles: InductionRoles, others: tuple[int, ...], n: int, key: jax.Array
+    model: Any,
+    params: Any,
+    data: Any,
+    package: np.ndarray,
+    roles: InductionRoles,
+    others: tuple[int, ...],
+    n: int,
+    key: jax.Array,
 ) -> dict[str, np.ndarray]:
     """What each hypothesis recovers: float[1 + draws] by its name."""
     zero, plain = by_prompt(without_heads(model, params, data, roles.induction), params, data, n, key)
@@ -106,7 +117,7 @@ def scrubbed(
 
     def recovered(claim: ji.Hypothesis, floor: np.ndarray = zero) -> np.ndarray:
         loss, _ = by_prompt(claim, params, data, n, key)
-        sums = over_files(np.stack([floor - loss, floor - plain], axis=1), data.document)
+        sums = over_packages(np.stack([floor - loss, floor - plain], axis=1), package)
         return sums[:, 0] / sums[:, 1]
 
     for count in range(len(REFINEMENTS) + 1):
@@ -128,7 +139,7 @@ def scrubbed(
     found[f"{WITHOUT}, keys read their own token"] = recovered(
         induction_claim(model, params, data, roles, REFINEMENTS[:2], own_token=True)
     )
-    found["added, nats"] = over_files(zero - plain, data.document)
+    found["added, nats"] = over_packages(zero - plain, package)
     return found
 
 
@@ -186,7 +197,7 @@ def figure_of(results: dict[str, dict[str, Interval]]) -> Figure:
     axes.invert_yaxis()
     axes.set_title("Causal scrubbing of induction heads")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -204,18 +215,24 @@ def of_model(given: str, name: str, corpus: Corpus, samples: int) -> dict[str, A
     selection, data = (
         prompts_ending_in(streams[part], tokens, n=PROMPTS, n_pos=N_POS) for part in ("selection", "evaluation")
     )
-    roles, rest = roles_of(model, params, selection, streams["train"].bos, samples // 4, key)
-    print(f"\n{name}: {len(tokens)} tokens, {len(data):,} prompts, {roles}\n")
+    chosen_in, package = (
+        np.array([package_of(path) for path in corpus.documents(part)])[prompts.document]
+        for part, prompts in (("selection", selection), ("evaluation", data))
+    )
+    roles, rest = roles_of(model, params, selection, chosen_in, streams["train"].bos, samples // 4, key)
+    n_packages = len(set(package))
+    print(f"\n{name}: {len(tokens)} tokens, {len(data):,} prompts of {n_packages} packages, {roles}\n")
     rank = np.argsort(rest["scores"]["induction"][1], kind="stable")
     others = tuple(int(head) for head in rank if head not in roles.induction)[: len(roles.induction)]
-    found = scrubbed(model, params, data, roles, others, samples, key)
+    found = scrubbed(model, params, data, package, roles, others, samples, key)
     recovered = {label: interval(values) for label, values in found.items()}
     print(table(["hypothesis", "recovered"], [[label, str(value)] for label, value in recovered.items()]))
     held = verdicts(found)
     rows = [[claim, str(value), verdict] for claim, (value, verdict) in held.items()]
     print(table(["claim", "value", "verdict"], rows), flush=True)
     return {
-        "tokens": [tokenizer.decode([token]) for token in tokens.tolist()], "prompts": len(data),
+        "tokens": [tokenizer.decode([token]) for token in tokens.tolist()],
+        "prompts": len(data), "packages": n_packages,
         "roles": dataclasses.asdict(roles), "roles rest on": rest,
         "layer 0 looks back": looked_back(model, params, data), "recovered": recovered, "claims": held,
     }  # fmt: skip
@@ -229,11 +246,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("jaxinterp-results"), help="folder for results")
     asked = parser.parse_args()
     corpus: Corpus = standard_library() if asked.corpus is None else read_corpus(asked.corpus)
+    made = {"jax": version("jax"), "intervals": "over packages"}
     kept, parts = {}, asked.output / "scrub_induction"
     parts.mkdir(parents=True, exist_ok=True)
     for given in asked.models:
         name = Path(given).name
-        part, how = parts / f"{name}.json", {"jax": version("jax"), "samples": asked.samples, "text": corpus.source}
+        part, how = parts / f"{name}.json", made | {"samples": asked.samples, "text": corpus.source}
         done = json.loads(part.read_text()) if part.is_file() else {}
         if done.get("how") != how:  # else this model was done before
             done = {"how": how, **of_model(given, name, corpus, asked.samples)}

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 from tokenizers import Tokenizer
 
-from jaxinterp.cards.card import Card, Measure, loss_figure, mean, proportion, ratio, training_text
+from jaxinterp.cards.card import Card, Measure, loss_figure, proportion, ratio, training_text
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.tasks.bracket_strings import KINDS, MAX_BRACKETS, MIXTURE, NEAR_MISSES
@@ -106,15 +106,16 @@ def card(
         if (chosen := (mixed.lengths >= low) & (mixed.lengths < low + 10) & (mixed.label == label)).any()
     ]
     losses = np.logaddexp(0, np.where(mixed.label == 1, -difference, difference))
-    loss, low, high = ratio(np.bincount(code, losses), np.bincount(code))
-    sure = [
-        proportion("accuracy on the mixture", right, groups=code),
-        Measure("loss on the mixture", float(loss), float(low), float(high), len(string)),
-        mean("probability of the chosen answer, less accuracy", expit(abs(difference)) - right, unit="%"),
-    ]
+    sure = [proportion("accuracy on the mixture", right, groups=code)]
+    for name, each, unit in (
+        ("loss on the mixture", losses, "nats"),
+        ("probability of the chosen answer, less accuracy", expit(abs(difference)) - right, "%"),
+    ):
+        value, low, high = (float(number) for number in ratio(np.bincount(code, each), np.bincount(code)))
+        sure.append(Measure(name, value, low, high, len(string), unit))
     figures: dict[str, tuple[Figure, str]] = {
         "strings.png": (
-            _figure(by_kind, mixed, right),
+            _figure(by_kind, mixed, right, code),
             "logit differences by kind of string, and wrong answers by length",
         )
     }
@@ -144,8 +145,13 @@ def _right(label: np.ndarray, difference: np.ndarray) -> np.ndarray:
     return (difference > 0) == (label == 1)
 
 
-def _figure(by_kind: dict[str, tuple[np.ndarray, np.ndarray]], mixed: Brackets, right: np.ndarray) -> Figure:
-    """On the left the spread of the logit difference in each kind, on the right wrong answers by length."""
+def _figure(
+    by_kind: dict[str, tuple[np.ndarray, np.ndarray]], mixed: Brackets, right: np.ndarray, code: np.ndarray
+) -> Figure:
+    """On the left the spread of the logit difference in each kind, on the right wrong answers by length.
+
+    Equal strings of the mixture have the same `code`.
+    """
     figure, (spread, wrong) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for row, (label, difference) in enumerate(by_kind.values()):
         for color, each in (("C0", difference[label == 1]), ("C3", difference[label == 0])):
@@ -165,7 +171,8 @@ def _figure(by_kind: dict[str, tuple[np.ndarray, np.ndarray]], mixed: Brackets, 
     for name, color, wanted in (("balanced", "C0", 1), ("not balanced", "C3", 0)):
         chosen = (mixed.label == wanted) & (mixed.lengths % 2 == 0)
         lengths = np.unique(mixed.lengths[chosen])
-        each = [proportion(str(n), ~right[chosen & (mixed.lengths == n)]) for n in lengths]
+        of_length = [chosen & (mixed.lengths == n) for n in lengths]
+        each = [proportion("wrong", ~right[which], groups=code[which]) for which in of_length]
         values, lows, highs = (100 * np.array([getattr(m, end) for m in each]) for end in ("value", "low", "high"))
         wrong.plot(lengths, values, ".", color=color, label=name)
         wrong.vlines(lengths, lows, highs, color=color, linewidth=0.8, alpha=0.6)
@@ -207,8 +214,8 @@ def _text(record: TrainingRecord | None, n: int, seed: int) -> str:
     return f"""
 An answer is right if the larger logit is that of the label. Every string counted is held out; {n:,} of each kind and
 {4 * n:,} of the mixture were drawn (seed {seed}). A short string, of which there are few, can be drawn more than once:
-"cases" are different strings, but for calibration. Intervals are Wilson's for proportions, as wide as for so many, from
-a bootstrap over strings for the loss, and from the t distribution for calibration.
+"cases" are different strings. Intervals are Wilson's for proportions, as wide as for so many, and from a bootstrap over
+strings in the third table.
 
 To be balanced is to have as many of each bracket and the right ends, so that no set of balanced strings and others can
 hide them from predictors that see no more. How far these go is in the last table, and the model's figures by kind go
