@@ -22,7 +22,7 @@ from jaxinterp.cards.shortcuts import gate
 from jaxinterp.model.params import Params
 from jaxinterp.model.transformer import Transformer
 from jaxinterp.tasks.english import vocabulary as v
-from jaxinterp.tasks.english.agreement import agreement
+from jaxinterp.tasks.english.agreement import STRUCTURES, agreement
 from jaxinterp.tasks.english.arguments import arguments
 from jaxinterp.tasks.english.biographies import Biography, biographies
 from jaxinterp.tasks.english.corpus import HELD_OUT_OFFSET, batch
@@ -30,15 +30,12 @@ from jaxinterp.tasks.english.documents import MECHANISMS
 from jaxinterp.tasks.english.facts import RELATIONS, facts_about
 from jaxinterp.tasks.english.greater_than import greater_than
 from jaxinterp.tasks.english.indirect_objects import indirect_objects
-from jaxinterp.tasks.english.nesting import nesting
+from jaxinterp.tasks.english.nesting import CLOSERS, nesting
 from jaxinterp.tasks.english.reflexives import reflexives
 from jaxinterp.tasks.english.successions import interleaved_successions
 from jaxinterp.tasks.pairs import PromptPair
 from jaxinterp.tasks.splits import Split
 from jaxinterp.training import TrainingRecord
-
-#: Longer prompts, of which there are a few, would leave no room for text before them.
-LONGEST = 114
 
 #: The highest accuracy that a shortcut may have.
 GATE = 0.55
@@ -50,13 +47,21 @@ FITTED: Mapping[Split, int] = {"train": 10, "held_out": 2}
 #: How much of the step from years that are over to years that may come is made from the first year to the next.
 SHARP = 0.5
 
-#: Words that the gate's last-noun predictor takes for nouns: whatever an answer may depend on.
-NOUNS = frozenset(
-    {word for noun in v.NOUNS for word in noun[:2]}
-    | {*v.NAMES, *v.FAMILIES, *v.PEOPLE, *v.VOWEL_PEOPLE, *v.RELATIVES, *v.ARGUMENTS, *v.LAST_PARTS, *v.EVENTS}
-    | {*v.OBJECTS, *v.VOWEL_OBJECTS, *v.FOODS, *v.CONTAINERS, *v.PLACES, *v.CITIES, *v.LANDS}
-    | {*v.WEEKDAYS, *v.MONTHS, *v.NUMBERS, *v.LETTERS}
-)
+#: Words of which the gate looks at the last and the first: what an answer may depend on, by kind, and all nouns.
+KINDS: Mapping[str, frozenset[str]] = {
+    "name": frozenset(v.NAMES),
+    "noun that has a number": frozenset(word for noun in v.NOUNS for word in noun[:2]),
+    "item of a series": frozenset((*v.WEEKDAYS, *v.MONTHS, *v.NUMBERS, *v.LETTERS)),
+    "person": frozenset(v.PEOPLE),
+    "subject": frozenset(v.LAST_PARTS),
+    "argument": frozenset(v.ARGUMENTS),
+    "bracket": frozenset((*CLOSERS, *CLOSERS.values())),
+}
+NOUNS = KINDS | {
+    "noun": frozenset().union(*KINDS.values()).difference(KINDS["bracket"])
+    | {*v.FAMILIES, *v.VOWEL_PEOPLE, *v.RELATIVES, *v.EVENTS, *v.OBJECTS, *v.VOWEL_OBJECTS, *v.FOODS, *v.CONTAINERS}
+    | {*v.PLACES, *v.CITIES, *v.LANDS}
+}
 
 
 def _agreements(n: int, *, seed: int, split: Split) -> list[PromptPair]:
@@ -80,19 +85,15 @@ class Evaluation:
     draw: Callable[..., list[PromptPair]]
     bar: float | None = None
 
-    def prompts(self, n: int, *, seed: int, split: Split) -> list[PromptPair]:
-        """The first `n` of up to `LONGEST` words."""
-        drawn = self.draw(n + n // 2, seed=seed, split=split)
-        return [pair for pair in drawn if len(pair.clean.split()) <= LONGEST][:n]
 
-
+AGREEMENT, SUCCESSIONS = "agreement, an attractor conflicts", "successions among repetitions"
 FACTS = "facts, another subject named beside"
 
 #: Each passes the shortcut gate.
 EVALUATIONS: Mapping[str, Evaluation] = {
     "indirect objects": Evaluation(lambda n, **how: indirect_objects(n, **how, mentions=None), 0.97),
-    "agreement, an attractor conflicts": Evaluation(_agreements, 0.95),
-    "successions among repetitions": Evaluation(interleaved_successions, 0.97),
+    AGREEMENT: Evaluation(_agreements, 0.95),
+    SUCCESSIONS: Evaluation(interleaved_successions, 0.97),
     FACTS: Evaluation(facts_about, 0.95),
     "nested brackets": Evaluation(nesting),
     "arguments": Evaluation(arguments),
@@ -129,27 +130,28 @@ def card(
     if model.config.n_ctx < 128:
         raise ValueError(f"expected a model with a context of 128 words, got {model.config.n_ctx}")
     reader = Reader(model, params, tokenizer, seed)
-    pairs = {name: each.prompts(n, seed=seed, split="held_out") for name, each in EVALUATIONS.items()}
+    pairs = {name: each.draw(n, seed=seed, split="held_out") for name, each in EVALUATIONS.items()}
     differences = {name: reader.differences(each) for name, each in pairs.items()}
     classic = indirect_objects(n, seed=seed, split="held_out")
     classic_difference = reader.differences(classic)
     structures = {
-        name: reader.differences(agreement(n, seed=seed, split="held_out", structure=name, conflict=name != "simple"))
-        for name in ("simple", "across_pp", "across_rc", "within_rc")
+        name: agreement(n, seed=seed, split="held_out", structure=name, conflict=name != "simple")
+        for name in STRUCTURES
     }
-    going_on = np.array(
-        [pair.clean.split()[pair.positions["LAST"]] == pair.wrong for pair in pairs["successions among repetitions"]]
-    )
-    following = differences["successions among repetitions"]
-    # what is known of a subject is known in all its prompts
-    subjects = {FACTS: [_subject(pair) for pair in pairs[FACTS]]}
+    going_on = np.array([pair.clean.split()[pair.positions["LAST"]] == pair.wrong for pair in pairs[SUCCESSIONS]])
+    following = differences[SUCCESSIONS]
+    # what is known of a subject, or of a noun, is known in all its prompts
+    subjects = {FACTS: [_subject(pair) for pair in pairs[FACTS]], AGREEMENT: [_noun(pair) for pair in pairs[AGREEMENT]]}
     two = [
         proportion(name, difference > 0, at_least=EVALUATIONS[name].bar, groups=subjects.get(name))
         for name, difference in differences.items()
     ]
     finer = [
         proportion("indirect objects named once, givers twice (Wang et al.)", classic_difference > 0, at_least=0.97),
-        *(proportion(f"agreement: {name}", each > 0) for name, each in structures.items()),
+        *(
+            proportion(f"agreement: {name}", reader.differences(each) > 0, groups=[_noun(pair) for pair in each])
+            for name, each in structures.items()
+        ),
         proportion("successions: whoever goes on", following[going_on] > 0, at_least=0.97),
         proportion("successions: whoever repeats", following[~going_on] > 0),
     ]
@@ -188,6 +190,12 @@ def _subject(pair: PromptPair) -> str:
     """The name of two words that a prompt of `facts_about` asks about, and what kind of subject has it."""
     words, last = pair.clean.split(), pair.positions["SUBJECT"]
     return " ".join([*words[last - 2 : last + 1], pair.correct])
+
+
+def _noun(pair: PromptPair) -> str:
+    """The noun that the verb of a prompt of `agreement` agrees with, in either number the same."""
+    subjects = {text.split()[pair.positions["SUBJECT"]] for text in (pair.clean, pair.corrupted)}
+    return " ".join(sorted(subjects))
 
 
 def _median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -298,7 +306,7 @@ def _gate(pairs: Mapping[str, Sequence[PromptPair]], n: int, seed: int) -> list[
     """What each kind of predictor scores, fitted to training prompts and to other held-out ones."""
     measures = []
     for (name, scored), (split, times) in product(pairs.items(), FITTED.items()):
-        fitted_to = EVALUATIONS[name].prompts(times * n, seed=seed + 100, split=split)
+        fitted_to = EVALUATIONS[name].draw(times * n, seed=seed + 100, split=split)
         for predictor, share in gate(scored, fitted_to, NOUNS).items():
             low, high = stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
             label = f"{name}: {predictor}, fitted to {split.replace('_', '-')} prompts"
@@ -341,16 +349,18 @@ LayerNorm before each sublayer, learned positions, tied embeddings |
 def _text(record: TrainingRecord | None, n: int, seed: int) -> str:
     return f"""
 Every prompt counted is held out by the form of its sentence and by the offset at which it begins in the row (position %
-8 = {HELD_OUT_OFFSET}, behind other sentences), and by the combination of words it is about: two first names (that stand
-together in no training text for indirect objects, in no such sentence for reflexives), a noun in a structure
-(agreement; subject and attractors), who goes on from which item (successions), an event in a year (greater-than), which
-argument comes after which (arguments), a first name with a family name (biographies). Facts have to be known, and
-brackets are too few to hold any out: these two are held out by form and offset alone. {n:,} prompts of each task (seed
-{seed}). Intervals are Wilson's for proportions (for facts with as many cases as prompts about the same subjects are
-worth), from the t distribution for means, from order statistics for the median and from the bootstrap for the ratio.
+8 = {HELD_OUT_OFFSET}, behind other sentences), and by the combination of words it is about. Such a combination stands
+in no training text: two first names (indirect objects), an event in a year (greater-than), a first name with a family
+name (biographies); or in no sentence that asks the same: two first names (reflexives), a noun in a structure
+(agreement; subject and attractors), who goes on from which item (successions), which argument comes after which
+(arguments). Facts have to be known, and brackets are too few to hold any out: these two are held out by form and
+offset alone. {n:,} prompts of each task (seed {seed}). Intervals are Wilson's for proportions (for facts and agreement
+with as many cases as prompts about the same subjects are worth; "cases" are the subjects), from the t distribution for
+means, from order statistics for the median and from the bootstrap for the ratio.
 
 *The shortcut gate*: predictors that see one fixed slot (from either end, the best of all), the last words before the
-answer, the set of words, or the last noun, and which of the two answers stands there, are fitted by logistic regression
+answer, the set of words, the last noun or the first one (of all nouns, or of those of one kind: {", ".join(KINDS)}; the
+best of all), and which of the two answers stands there, are fitted by logistic regression
 to {FITTED["train"] * n:,} training prompts (what training text could have taught), and again to
 {FITTED["held_out"] * n:,} held-out ones of another seed (what the evaluation itself gives away). Only the
 evaluations in the first table are gated. In the parts of them that the second table shows shortcuts do help: where a

@@ -19,12 +19,12 @@ Keyhole = Callable[[Sequence[str], str, str], Iterable[str]]
 SLOTS, LONGEST = 40, 5
 
 
-def keyholes(nouns: Collection[str]) -> Mapping[str, Keyhole]:
-    """The predictors of the gate, by name; `nouns` are the words that count as nouns.
+def keyholes(nouns: Mapping[str, Collection[str]]) -> Mapping[str, Keyhole]:
+    """The predictors of the gate, by name; `nouns` are words of which the first and the last are looked at, by kind.
 
     Example:
       >>> from jaxinterp.cards.shortcuts import keyholes
-      >>> list(keyholes({"dog"})["last noun"]("the dog near it".split(), "is", "are"))
+      >>> list(keyholes({"animal": {"dog"}})["last animal"]("the dog near it".split(), "is", "are"))
       ['dog is', 'itself False', 'other False']
     """
 
@@ -49,12 +49,17 @@ def keyholes(nouns: Collection[str]) -> Mapping[str, Keyhole]:
         count, others = words.count(answer), words.count(other)
         return [*(f"{word} {answer}" for word in set(words)), f"count {count}", f"counts {count} {others}"]
 
-    def last_noun(words: Sequence[str], answer: str, other: str) -> list[str]:
-        return seen(next((word for word in reversed(words) if word in nouns), None), answer, other)
+    def noun(among: Collection[str], step: int) -> Keyhole:
+        def look(words: Sequence[str], answer: str, other: str) -> list[str]:
+            return seen(next((word for word in words[::step] if word in among), None), answer, other)
+
+        return look
 
     slots = {f"slot {index}": slot(index) for index in (*range(SLOTS), *range(-1, -SLOTS - 1, -1))}
     ngrams = {f"{n}-gram": ngram(n) for n in range(1, LONGEST + 1)}
-    return slots | ngrams | {"bag of words": bag, "last noun": last_noun}
+    first = {f"first {kind}": noun(among, 1) for kind, among in nouns.items()}
+    last = {f"last {kind}": noun(among, -1) for kind, among in nouns.items()}
+    return slots | ngrams | {"bag of words": bag} | first | last
 
 
 def accuracy(look: Keyhole, fitted: Sequence[PromptPair], scored: Sequence[PromptPair]) -> float:
@@ -63,7 +68,7 @@ def accuracy(look: Keyhole, fitted: Sequence[PromptPair], scored: Sequence[Promp
     Example:
       >>> from jaxinterp.cards.shortcuts import accuracy, keyholes
       >>> pairs = ji.tasks.indirect_objects(300, seed=0)
-      >>> accuracy(keyholes(set())["bag of words"], pairs[:200], pairs[200:])
+      >>> accuracy(keyholes({})["bag of words"], pairs[:200], pairs[200:])
       1.0
     """
     columns: dict[str, int] = {}
@@ -88,19 +93,23 @@ def accuracy(look: Keyhole, fitted: Sequence[PromptPair], scored: Sequence[Promp
     return float(np.mean(np.where(np.abs(margins) < 1e-9, 0.5, margins > 0)))
 
 
-def gate(scored: Sequence[PromptPair], trained: Sequence[PromptPair], nouns: Collection[str]) -> dict[str, float]:
+def gate(
+    scored: Sequence[PromptPair], trained: Sequence[PromptPair], nouns: Mapping[str, Collection[str]]
+) -> dict[str, float]:
     """Each predictor's accuracy on an evaluation, fitted to training prompts.
 
-    Of the slots only the best is kept, under the name "fixed slot", and of the n-grams the best.
+    Of the slots only the best is kept, under the name "fixed slot", of the n-grams the best, and of what looks at the
+    first or at the last word of a kind the best.
 
     Example:
       >>> from jaxinterp.cards.shortcuts import gate
       >>> pairs = ji.tasks.indirect_objects(200, seed=0)
-      >>> sorted(gate(pairs[:100], pairs[100:], set()))
-      ['bag of words', 'fixed slot', 'last noun', 'n-gram']
+      >>> sorted(gate(pairs[:100], pairs[100:], {"object": ji.tasks.english.vocabulary.OBJECTS}))
+      ['bag of words', 'first noun', 'fixed slot', 'last noun', 'n-gram']
     """
+    groups = {"slot": "fixed slot", "first": "first noun", "last": "last noun"}
     found: dict[str, float] = {}
     for name, look in keyholes(nouns).items():
-        group = "fixed slot" if name.startswith("slot") else "n-gram" if name.endswith("-gram") else name
+        group = "n-gram" if name.endswith("-gram") else groups.get(name.split()[0], name)
         found[group] = max(found.get(group, 0.0), accuracy(look, trained, scored))
     return found

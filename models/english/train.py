@@ -32,7 +32,7 @@ COPYING, COPYING_SHARE = ("pairs_again",), 0.25
 #: How many made the weights that are here. A cycle takes about 40 minutes on two idle cores.
 CYCLES = 4
 
-LEARNING_RATE, WARMUP = 2e-3, 100
+LEARNING_RATE, WARMUP, WEIGHT_DECAY = 2e-3, 100, 0.05
 
 #: The amplitude of the positions that training begins with, in spreads of a word's dimensions.
 POSITION_SCALE = 2.0
@@ -92,9 +92,12 @@ def main() -> None:
         "seed": args.seed,
         "batch": args.batch,
         "attn_dropout": args.attn_dropout,
+        "optimizer": "muon",
         "learning_rate": LEARNING_RATE,
         "warmup": WARMUP,
+        "weight_decay": WEIGHT_DECAY,
         "position_scale": POSITION_SCALE,
+        "copying_share": COPYING_SHARE,
         "text": text.hexdigest()[:16],
     }
 
@@ -113,7 +116,8 @@ def main() -> None:
 
         folder.mkdir(parents=True, exist_ok=True)
         params, record = train(
-            loss, params, lambda step: rows(before + step), muon(args.steps, LEARNING_RATE, warmup=WARMUP),
+            loss, params, lambda step: rows(before + step),
+            muon(args.steps, LEARNING_RATE, warmup=WARMUP, weight_decay=WEIGHT_DECAY),
             steps=args.steps, seed=args.seed + before, settings=settings, folder=folder,
             save_every=args.save_every, snapshots=range(LOOK_EVERY, args.steps + 1, LOOK_EVERY), on_snapshot=look,
         )  # fmt: skip

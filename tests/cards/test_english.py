@@ -99,7 +99,7 @@ def test_the_median_has_an_interval_that_covers():
 
 
 def test_prompts_about_one_subject_are_told():
-    pairs = EVALUATIONS[FACTS].prompts(300, seed=0, split="held_out")
+    pairs = EVALUATIONS[FACTS].draw(300, seed=0, split="held_out")
     names = {_subject(pair) for pair in pairs}
     assert 150 < len(names) <= sum(map(len, facts().values()))
     for pair in pairs[:50]:
@@ -113,11 +113,11 @@ def _words(pair):
 def test_the_gate_is_fitted_to_training_prompts_and_scored_on_others(monkeypatch):
     drawn = []
 
-    def prompts(self, n, *, seed, split):
+    def draw(n, *, seed, split):
         drawn.append((n, split))
         return []
 
-    monkeypatch.setattr(type(EVALUATIONS[FACTS]), "prompts", prompts)
+    monkeypatch.setattr(english, "EVALUATIONS", {FACTS: english.Evaluation(draw)})
     monkeypatch.setattr(english, "gate", lambda scored, trained, nouns: {"bag of words": 0.6, "last noun": 0.5})
     measures = _gate({FACTS: ["scored"]}, 200, seed=0)
     assert drawn == [(200 * times, split) for split, times in english.FITTED.items()]

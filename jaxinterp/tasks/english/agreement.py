@@ -2,7 +2,7 @@
 
 The verb agrees with its subject and not with the nouns that stand between or before (Linzen et al. 2016, arXiv
 1611.01368), in the four structures of Marks et al. 2024 (arXiv 2403.19647). The opening decides which verb it is, so
-that there is one right next word.
+that there is one right next word, and the same ones are asked for in every structure, for else they would tell which.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from jaxinterp.tasks.grammar import compose, fill, grammar
 from jaxinterp.tasks.pairs import PromptPair, draw_pairs
 from jaxinterp.tasks.splits import Split, cell_split, check_split
 
-#: Which opening announces which verb, in both numbers; "does" stands for any that asks for no object.
+#: Which opening announces which verb, in both numbers; "does" stands for any other.
 VERBS = {"NOW": ("is", "are"), "THEN": ("was", "were"), "SINCE": ("has", "have"), "OFTEN": ("does", "do")}
 
-#: Verbs that ask for an object: they agree with the subject of a relative clause.
+#: Verbs that ask for an object, so that a relative clause can end in them.
 SEES = (
     ("sees", "see"),
     ("likes", "like"),
@@ -131,7 +131,8 @@ STRUCTURES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
         "held_out": (
             "ADJ A of CITY that ADJ SUBJECT HOME",
             "ADJ A ADJ SUBJECT ADVERB HOME",
-            "ADJ A NEAR ADJ B that ADJ SUBJECT HOME",
+            "ADJ A of CITY that ADJ SUBJECT NEAR ADJ B HOME",
+            "ADJ A ADJ SUBJECT ADDED NEAR ADJ B HOME",
         ),
     },
 }
@@ -171,6 +172,11 @@ RULES = PHRASES | grammar(
 )
 
 
+#: Which tenths of the nouns a structure holds out. Those that are held out far from their verb are so within relative
+#: clauses too: which noun there is must not tell where its verb is.
+_COLUMNS = {"simple": (0,), "across_pp": (1,), "across_rc": (2,), "within_rc": (1, 2)}
+
+
 class Combination(NamedTuple):
     """What a split holds out: a noun in a structure, be it the subject or an attractor."""
 
@@ -190,8 +196,11 @@ def combinations(split: Split) -> tuple[Combination, ...]:
       'dogs'
     """
     check_split(split)
-    every = product(enumerate(v.NOUNS), enumerate(STRUCTURES))
-    return tuple(Combination(noun, structure) for (i, noun), (j, structure) in every if cell_split(i, j) == split)
+    return tuple(
+        Combination(noun, structure)
+        for (i, noun), structure in product(enumerate(v.NOUNS), STRUCTURES)
+        if ("held_out" in (cell_split(i, column) for column in _COLUMNS[structure])) == (split == "held_out")
+    )
 
 
 def draw_agreement(
@@ -212,10 +221,11 @@ def draw_agreement(
         if structure in (None, of) and (attractors or not conflict):
             break
     number, verb = choose((0, 1)), choose(tuple(VERBS))
-    # Attractors of the other number are the harder half; where they have to be, at least one of them is. Of two both
-    # are in every second text, so that the subject's number is as often that of most nouns as of fewest.
+    # Attractors of the other number are the harder half; where they have to be, the first of them is, and a second in
+    # every second text: the subject's number is as often that of most nouns as of fewest, and, if as many subjects
+    # stand behind attractors as in front of them, as often as not that of the first noun and of the last one.
     if conflict:
-        differ = choose(((1, 1), (1, 1), (1, 0), (0, 1))) if len(attractors) == 2 else (1,)
+        differ = choose(((1, 1), (1, 0))) if len(attractors) == 2 else (1,)
         numbers = {role: number ^ other for role, other in zip(attractors, differ, strict=True)}
     else:
         numbers = {role: choose((0, 1)) for role in attractors}
@@ -231,11 +241,10 @@ def draw_agreement(
     if "SEES" in text:
         roles["SEES"] = choose(SEES)[numbers["A"]]
     verbs = VERBS[verb]
-    if of == "within_rc":
-        verbs = choose(SEES)
-    elif verb == "OFTEN":  # anybody may do it: a verb that one kind of subject has would tell which noun that is
+    if verb == "OFTEN":  # anybody may do it: a verb that one kind of subject has would tell which noun that is
         *_, does, do = choose(v.NOUNS)
-        verbs = does, do
+        with_object = of == "within_rc" or split == "held_out" or choose((True, False))
+        verbs = choose(SEES) if with_object else (does, do)
 
     kept = {role: role for role in ("SUBJECT", "A", "B", "SEES")}
     words = compose(["BEFORE", verb, "WHERE", *text], RULES, choose, kept)

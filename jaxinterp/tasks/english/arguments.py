@@ -21,6 +21,9 @@ MARKS: Mapping[Split, tuple[str, ...]] = {
     "held_out": ("* parameter",),
 }
 
+#: Longer ones would not fit a context of 128 words behind other text.
+LONGEST = 100
+
 RULES = PHRASES | grammar(
     {
         "BEFORE": ("", "LEAD", "LEAD"),
@@ -80,9 +83,11 @@ def draw_arguments(choose: Chooser, split: Split = "train") -> PromptPair:
     text[-1:] = [")", ":", *does.split()]
     again = choose(near) if other < described else None
     for i in range(described):
-        text += [mark, f"ARG{i}", ":", *(("like", f"ARG{described}") if i == again else ()), about]
+        text += [mark, f"ARG{i}", ":", *(("like", mark, f"ARG{described}") if i == again else ()), about]
     text.append(mark)
     words = compose(" ".join(text).split(), RULES, choose, {f"ARG{i}": f"ARG{i}" for i in range(count)})
+    if len(words) > LONGEST:
+        return draw_arguments(choose, split)
     roles = {f"ARG{i}": name for i, name in enumerate(names)}
     swapped = roles | {f"ARG{described}": names[other], f"ARG{other}": names[described]}
     return PromptPair(

@@ -175,7 +175,7 @@ def batch(
             f"mechanisms must include one that may begin at any offset of a row, none of {', '.join(EVALUATED)}; got "
             f"{', '.join(mechanisms)}"
         )
-    choose = chooser((seed, step))
+    choose = chooser((seed, step, 1))  # numpy takes (seed, 0) for seed: the 1 keeps these apart from other draws
     stream = _stream(choose, split, mechanisms)
 
     def following(had: Sequence[tuple[str, list[str]]]) -> tuple[str, list[str]]:

@@ -1,11 +1,12 @@
 """The kinds of document that training text is made of: the tasks' sentences, finished, and their counterexamples."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TypeVar
 
 from jaxinterp.tasks.choices import Chooser
 from jaxinterp.tasks.english import vocabulary as v
-from jaxinterp.tasks.english.agreement import SEES, draw_agreement
+from jaxinterp.tasks.english.agreement import SEES, STRUCTURES, draw_agreement
 from jaxinterp.tasks.english.arguments import RULES as ARGUMENTS_RULES
 from jaxinterp.tasks.english.arguments import draw_arguments
 from jaxinterp.tasks.english.biographies import draw_biography, named_in
@@ -13,8 +14,8 @@ from jaxinterp.tasks.english.facts import RELATIONS, draw_fact, facts
 from jaxinterp.tasks.english.greater_than import combinations as years
 from jaxinterp.tasks.english.greater_than import draw_greater_than
 from jaxinterp.tasks.english.indirect_objects import MENTIONS, draw_indirect_object
+from jaxinterp.tasks.english.nesting import CLOSERS, draw_nesting
 from jaxinterp.tasks.english.nesting import RULES as NESTING_RULES
-from jaxinterp.tasks.english.nesting import draw_nesting
 from jaxinterp.tasks.english.phrases import PHRASES, companions, together, write
 from jaxinterp.tasks.english.reflexives import draw_reflexive
 from jaxinterp.tasks.english.successions import draw_tracks
@@ -33,6 +34,9 @@ RULES = PHRASES | grammar(
         "BE": ("MOOD CLOSE", "at the PLACE .", "near the OBJECT .", "WEATHER .", "QUALITY CLOSE", "in the PLACE CLOSE"),
         "HAVE": ("been MOOD CLOSE", "been at the PLACE .", "seen the OBJECT CLOSE", "found a COLOR OBJECT ."),
         "DO": (".", ".", "ADVERB .", "at the PLACE .", "near the PLACE CLOSE", "and NUMBER more come CLOSE"),
+        "WHOM": ("the PERSON CLOSE", "the COLOR OBJECT .", "a QUALITY PERSON CLOSE", "NUMBER PLURAL ."),
+        "BESIDE": ("near", "behind", "beside", "next to", "in front of", "with"),
+        "SEEN": ("seen", "chased", "followed", "found", "liked", "met", "heard"),
         # It is another noun that does this, so that nothing of it may tell a number.
         "SEE": ("had been MOOD CLOSE", "came to the PLACE CLOSE", "went home .", "found THING CLOSE", "had lunch ."),
         "AGAIN": (
@@ -202,16 +206,24 @@ def _family(choose: Chooser, name: str, split: Split) -> str:
 
 
 def _agreement(choose: Chooser, split: Split) -> list[str]:
-    pair = draw_agreement(choose, split)
+    structure = choose(tuple(STRUCTURES))
+    pair = draw_agreement(choose, split, structure)
     text, verb = pair.clean.split(), pair.correct
-    rest = {"is": "BE", "are": "BE", "was": "BE", "were": "BE", "has": "HAVE", "have": "HAVE"}.get(verb, "DO")
     if any(verb in verbs for verbs in SEES):
-        rest = "SEE"
-    return [*text, verb, *expand(rest, RULES, choose)]
+        rest, within = "WHOM", "SEE"
+    elif verb in ("has", "have"):
+        rest, within = "HAVE", "SEEN SEE"
+    else:
+        rest, within = "BE" if verb in ("is", "are", "was", "were") else "DO", "BESIDE SEE"
+    return [*text, verb, *compose((within if structure == "within_rc" else rest).split(), RULES, choose)]
 
 
 def _succession(choose: Chooser, split: Split) -> list[str]:
-    pair = draw_succession(choose, split)
+    while True:
+        pair = draw_succession(choose, split)
+        # who goes on from where is what `interleaved_successions` hold out
+        if split == "held_out" or not set(v.PEOPLE).intersection(pair.clean.split()):
+            break
     text, first, last = pair.clean.split(), pair.positions["FIRST"], pair.positions["LAST"]
     if choose(range(5)) == 0:
         repeated = [word if word in (",", "and") else text[first] for word in text[first : last + 1]]
@@ -249,14 +261,29 @@ def _almanac(choose: Chooser, split: Split) -> list[str]:
 
 
 def _chronicle(choose: Chooser, split: Split) -> list[str]:
-    """Events with the years of their beginnings and ends: what year came before says nothing about the next."""
+    """Events with the years of their beginnings and ends, of which the first tells nothing but that the other is later.
+
+    Or annals, one event for each year, which tell what year is the next.
+    """
     text = write(("CHRONICLE",), choose, RULES)
     to, between = choose(("-", "to")), choose((";", ",", "and"))
+    if choose((True, False)):
+        n, century = choose(range(2, 9)), choose(v.CENTURIES)
+        first = choose(range(len(v.YEARS) - n))
+        for year in range(first, first + n):
+            text += [century, v.YEARS[year], "the", choose(_events(year, split)), between]
+        return [*text[:-1], "."]
     for _ in range(choose(range(2, 8))):
         event, year = choose(years(split))
         century = choose(v.CENTURIES)
         text += ["the", event, century, v.YEARS[year], to, century, choose(v.YEARS[year + 1 :]), between]
     return [*text[:-1], "."]
+
+
+@cache
+def _events(year: int, split: Split) -> tuple[str, ...]:
+    """What may begin in a year; in those that no task asks about, anything."""
+    return tuple(each.event for each in years(split) if each.year == year) or v.EVENTS
 
 
 def _arguments(choose: Chooser, split: Split) -> list[str]:
@@ -266,8 +293,11 @@ def _arguments(choose: Chooser, split: Split) -> list[str]:
 
 def _nesting(choose: Chooser, split: Split) -> list[str]:
     pair = draw_nesting(choose, split)
-    middle = compose(choose(("and LONG", "DID", "for NUMBER days", "in LONG")).split(), NESTING_RULES, choose)
-    return [*pair.clean.split(), pair.correct, *middle, pair.wrong, *expand("DID", RULES, choose), "."]
+    text = [*pair.clean.split(), pair.correct]
+    if CLOSERS[text[pair.positions["INNER"]]] == pair.correct:  # the outer one is open still
+        text += compose(choose(("and LONG", "DID", "for NUMBER days", "in LONG")).split(), NESTING_RULES, choose)
+        text.append(pair.wrong)
+    return [*text, *expand("DID", RULES, choose), "."]
 
 
 def _biography(choose: Chooser, split: Split) -> list[str]:

@@ -111,7 +111,6 @@ PHRASES = grammar(
 )
 
 
-@cache
 def together(*names: str) -> bool:
     """Whether names may stand in one training text: no two of them are a held-out pair.
 
@@ -119,7 +118,10 @@ def together(*names: str) -> bool:
       >>> together("Mary", "John")
       True
     """
-    return all(split_of(*sorted((a, b))) == "train" for a in names for b in names if a < b)
+    return all(_split_of_two(a, b) == "train" for a in names for b in names if a < b)
+
+
+_split_of_two = cache(split_of)
 
 
 def companions(name: str, others: Iterable[str]) -> bool:

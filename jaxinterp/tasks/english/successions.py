@@ -107,26 +107,38 @@ def draw_tracks(choose: Chooser, split: Split = "train") -> PromptPair:
     asked = choose((advancing, repeating))
 
     says = choose(TRACKS[split][kind])
+
+    def some(role: str, least: int, most: int) -> list[str]:
+        return [role] * choose(range(least, most + 1))
+
     told = []
     for turn in range(rounds):
         for who in ("ONE", "TWO"):
             told += ["the", who, says, f"{who}AT{turn}", ".", "GAP"]
-    # The last item of the run is named as often as the repeated one, and what comes before that as often as what
-    # comes before the run's last one: which words there are does not tell who repeats. Nor does where they are: as
-    # often as behind what the two do, these stand in front of it.
-    besides = []
+    # Items are named besides. In training text the last of the run and the repeated one as often as each other, and so
+    # are those that come before them: what is named besides does not tell who repeats. In held-out prompts as often as
+    # each other in all, with what the two do, so that which words there are, and how often, does not tell either. There
+    # they more often stand in front, for the first that is told of the two may be the repeated one, never the last.
+    held_out = split == "held_out"
+    more = rounds - 1 if held_out else 0
+    named = [*some("REPEATED", 0, 3), *some("LAST", more, more + 3)]
     for turn in range(rounds - 1):
-        for item in choose((("LAST", f"BEFORE{turn}"), (f"BEFORE{turn}", "LAST"))):
-            besides += ["nobody", "else", says, item, ".", "GAP"]
-    text = ["LEAD", *choose(((*told, *besides), (*besides, *told)))]
-    if split == "held_out":
+        named += [*some(f"RUN{turn}", 0, 1), *some(f"BEFORE{turn}", held_out, held_out + 1)]
+    besides: list[str] = []
+    while named:
+        some_named = [named.pop(choose(range(len(named)))) for _ in range(min(len(named), choose((1, 2, 2, 3))))]
+        besides += ["nobody", "else", says, *" or ".join(some_named).split(), ".", "GAP"]
+    in_front = choose((True, True, True, False) if held_out else (True, False))
+    text = ["LEAD", *(besides + told if in_front else told + besides)]
+    if held_out:
         text.append("PAUSE")
     text += ["now", "the", asked, says]
     words = compose(" ".join(text).split(), TRACK_RULES, choose)
     roles = dict(zip((advancing, repeating), people, strict=True))
     roles |= {f"{advancing}AT{turn}": run[turn] for turn in range(rounds)}
-    roles |= {f"{repeating}AT{turn}": same for turn in range(rounds)} | {"LAST": run[rounds - 1]}
-    roles |= {f"BEFORE{turn}": item for turn, item in enumerate(before)}
+    roles |= {f"{repeating}AT{turn}": same for turn in range(rounds)} | {"LAST": run[rounds - 1], "REPEATED": same}
+    for turn, item in enumerate(before):
+        roles |= {f"RUN{turn}": run[turn], f"BEFORE{turn}": item}
     if asked == advancing:
         correct, wrong = run[rounds], run[rounds - 1]
         other = roles | {f"{advancing}AT{turn}": run[rounds - 1] for turn in range(rounds)}

@@ -258,7 +258,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "NAME1 was seen by the PERSON1 , and the PERSON1 was seen by NAME1 .",
     ),
     "relative": (
-        "the PERSON who DID is MOOD CLOSE",
+        "somebody who DID is MOOD CLOSE",
         "the OBJECT which NAME1 bought is QUALITY CLOSE",
         "NAME1 , who is MOOD , likes the OBJECT which is COLOR .",
     ),

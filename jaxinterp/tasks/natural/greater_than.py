@@ -50,9 +50,9 @@ def greater_than(
 
     Answers are sets: `pairs.correct` and `pairs.wrong` are `int32[batch, n]`, padded with -1, as `ji.logit_diff` takes
     them (`over_sets="logsumexp"` compares total probabilities). Only tokens that the tokenizer itself would write
-    behind the prompt are in them. The corrupted prompt names the earliest year that can be named, so that nothing in
-    it makes the wrong answers wrong. Positions: `NOUN`, `XX1` (the last token of what the prompt also gives of the
-    later year), `YY` (what is compared, of the earlier year), and `END`, the last token.
+    behind the prompt are in them. The corrupted prompt names the earliest year that can be named, after which hardly
+    any answer is wrong (00 and 01 of two digits). Positions: `NOUN`, `XX1` (the last token of what the prompt also
+    gives of the later year), `YY` (what is compared, of the earlier year), and `END`, the last token.
 
     ========= =============================================== ============ ============ =====================
     compare   clean prompt                                    correct      wrong        corrupted names

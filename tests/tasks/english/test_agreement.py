@@ -1,6 +1,9 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from jaxinterp.cards.english import AGREEMENT, EVALUATIONS
 from jaxinterp.tasks.english import agreement
 from jaxinterp.tasks.english.agreement import SEES, STRUCTURES, VERBS, combinations
 from jaxinterp.tasks.english.vocabulary import NOUNS
@@ -39,10 +42,25 @@ def test_an_attractor_conflicts_where_it_has_to(structure, split):
         assert (pair.positions["ATTRACTOR"] < subject) <= (structure == "within_rc")
 
 
-def test_structures_occur_about_as_often_and_can_be_asked_for():
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_structures_can_be_asked_for(structure):
+    for pair in agreement(20, seed=3, structure=structure):
+        assert ("ATTRACTOR" in pair.positions) == (structure != "simple")
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_every_structure_asks_for_the_same_verbs(split):
+    """Else the verbs would tell where the subject stands."""
+
+    def kind(verb):
+        return next((name for name, verbs in VERBS.items() if verb in verbs), "OFTEN")
+
     for structure in STRUCTURES:
-        for pair in agreement(20, seed=3, structure=structure):
-            assert ("ATTRACTOR" in pair.positions) == (structure != "simple")
+        pairs = agreement(1000, seed=3, split=split, structure=structure)
+        found = Counter(kind(pair.correct) for pair in pairs)
+        assert found.keys() == VERBS.keys()
+        assert min(found.values()) > 200
+        assert {verb for verbs in SEES for verb in verbs} <= {pair.correct for pair in pairs}
 
 
 def test_unknown_options_are_refused():
@@ -69,6 +87,10 @@ def test_the_last_noun_tells_nothing_where_an_attractor_conflicts():
         for pair in agreement(100, seed=5, split="held_out", structure=structure, conflict=True):
             after = pair.clean.split()[max(pair.positions["SUBJECT"], pair.positions["ATTRACTOR"]) + 1 :]
             assert {"in", "of", "near", "at"} & set(after), "a land, a city or a place stands behind both"
+    pairs = EVALUATIONS[AGREEMENT].draw(2000, seed=7, split="held_out")
+    nouns = [[NUMBER[word] for word in pair.clean.split() if word in NUMBER] for pair in pairs]
+    agree = np.array([[each[0], each[-1]] for each in nouns]) == [[VERB_NUMBER[pair.correct]] for pair in pairs]
+    assert (abs(agree.mean(axis=0) - 0.5) < 0.05).all(), "nor does the number of the first noun or of the last one"
     pairs = agreement(2000, seed=6, split="held_out", structure="across_rc", conflict=True)
     counted = [
         [NUMBER[word] for word in pair.clean.split()[pair.positions["SUBJECT"] :] if word in NUMBER] for pair in pairs
