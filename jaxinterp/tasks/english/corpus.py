@@ -107,7 +107,7 @@ def documents(
 ) -> Iterator[str]:
     """An endless seeded stream of short texts.
 
-    Those of "train" hold no combination and no form of sentence that the tasks' held-out prompts are made of.
+    No task's sentence in those of "train" has a form, or is about a combination, that the task's held-out prompts have.
 
     Args:
       seed: decides everything else.
