@@ -57,10 +57,11 @@ KINDS: Mapping[str, frozenset[str]] = {
     "argument": frozenset(v.ARGUMENTS),
     "bracket": frozenset((*CLOSERS, *CLOSERS.values())),
 }
-NOUNS = KINDS | {
+NOUNS: Mapping[str, frozenset[str]] = {
+    **KINDS,
     "noun": frozenset().union(*KINDS.values()).difference(KINDS["bracket"])
     | {*v.FAMILIES, *v.VOWEL_PEOPLE, *v.RELATIVES, *v.EVENTS, *v.OBJECTS, *v.VOWEL_OBJECTS, *v.FOODS, *v.CONTAINERS}
-    | {*v.PLACES, *v.CITIES, *v.LANDS}
+    | {*v.PLACES, *v.CITIES, *v.LANDS},
 }
 
 

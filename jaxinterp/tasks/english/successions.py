@@ -126,8 +126,8 @@ def draw_tracks(choose: Chooser, split: Split = "train") -> PromptPair:
         named += [*some(f"RUN{turn}", 0, 1), *some(f"BEFORE{turn}", held_out, held_out + 1)]
     besides: list[str] = []
     while named:
-        some_named = [named.pop(choose(range(len(named)))) for _ in range(min(len(named), choose((1, 2, 2, 3))))]
-        besides += ["nobody", "else", says, *" or ".join(some_named).split(), ".", "GAP"]
+        few = [named.pop(choose(range(len(named)))) for _ in range(min(len(named), choose((1, 2, 2, 3))))]
+        besides += ["nobody", "else", says, *" or ".join(few).split(), ".", "GAP"]
     in_front = choose((True, True, True, False) if held_out else (True, False))
     text = ["LEAD", *(besides + told if in_front else told + besides)]
     if held_out:
