@@ -144,6 +144,12 @@ def test_arguments_that_follow_each_other_in_held_out_prompts_do_so_in_no_traini
     assert asked["train"] <= seen, "training text has the others"
 
 
+def test_arguments_are_announced_in_held_out_prompts_as_in_no_training_text():
+    (mark,) = MARKS["held_out"]
+    assert all(pair.clean.endswith(mark) for pair in arguments(50, seed=1, split="held_out"))
+    assert not any(mark in text for text in islice(documents(4, mechanisms=("arguments",)), 3000))
+
+
 def test_reflexives_have_pairs_of_their_own():
     seen = set().union(*(man_and_woman(text) for text in islice(documents(4, mechanisms=("reflexive",)), 3000)))
     asked = {
